@@ -7,13 +7,18 @@
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/signal_set.hpp>
 
+#include <csignal>
+
 namespace pyro::io {
 
 struct Loop::State {
     asio::io_context context{1};
 };
 
-Loop::Loop() : state_(std::make_unique<State>()) {}
+Loop::Loop() : state_(std::make_unique<State>()) {
+    // A peer that is gone is an error code here, not a signal. Children get the default back (supervise).
+    std::signal(SIGPIPE, SIG_IGN);
+}
 Loop::~Loop() = default;
 Executor Loop::executor() const { return state_->context.get_executor(); }
 
