@@ -1,10 +1,14 @@
 // One call from its request to its answer: a single loop over the connection, the attach connection, the streams and the signals.
 #include "client/lib/connection.hpp"
 #include "client/lib/socket.hpp"
+#include "proto/attach.hpp"
+#include "proto/jsonrpc.hpp"
+#include "proto/rpc.hpp"
 
 #include <algorithm>
 #include <cerrno>
 #include <climits>
+#include <cstring>
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/socket.h>
@@ -18,22 +22,21 @@ using Clock = std::chrono::steady_clock;
 
 namespace {
 
-constexpr std::size_t max_frame = 64u << 10;
 constexpr std::size_t max_unsent = 256u << 10;     // stdin read ahead of the daemon
 constexpr std::size_t max_unwritten = 512u << 10;  // output read ahead of whoever reads ours
 constexpr std::chrono::seconds cancel_patience{10};
 constexpr std::chrono::seconds leftover_patience{2};
 
-enum Stream : unsigned char { to_stdin = 0, from_stdout = 1, from_stderr = 2, resize = 3, end_of = 4 };
-
-void append_frame(std::string& to, Stream stream, std::string_view bytes) {
-    const auto size = static_cast<std::uint32_t>(bytes.size());
-    to += static_cast<char>(stream);
-    for (int shift = 0; shift < 32; shift += 8) to += static_cast<char>(size >> shift & 0xFF);
-    to += bytes;
-}
-
 Error nonsense(const std::string& what) { return Error(ErrorCode::internal, "pyrod sent " + what, "`pyro doctor` compares the versions"); }
+
+bool holds_only_utf8(const json& params) {
+    try {
+        params.dump();
+        return true;
+    } catch (const json::exception&) {
+        return false;
+    }
+}
 
 // Bytes on their way to a file descriptor that may be slow, a terminal or a closed pipe.
 class Writer {
@@ -92,11 +95,11 @@ public:
         : connection_(connection), method_(method), options_(options), id_(++connection.last_id_),
           out_(options.streams ? options.streams->out : Output{}), err_(options.streams ? options.streams->err : Output{}) {
         in_open_ = options.streams && options.streams->in >= 0;
-        try {
-            unsent_ = json{{"jsonrpc", "2.0"}, {"id", id_}, {"method", method_}, {"params", params}}.dump() + "\n";
-        } catch (const json::exception&) {
+        if (!holds_only_utf8(params))  // the encoder would replace it
             throw Error(ErrorCode::invalid_argument, "the request holds text that is not UTF-8", "pass such bytes on standard input");
-        }
+        unsent_ = proto::encode_request({id_, method_, params}) + "\n";
+        if (unsent_.size() > proto::max_line_bytes)
+            throw Error(ErrorCode::invalid_argument, "the request is larger than " + std::to_string(proto::max_line_bytes >> 10) + " KiB", "pass big data on standard input");
     }
 
     json run() {
@@ -136,9 +139,10 @@ private:
     }
 
     std::optional<Clock::time_point> deadline() const {
-        if (cancelled_by_) return cancel_deadline_;
-        if (error_ && attach_ != Attach::none && attach_ != Attach::closed) return leftover_deadline_;
-        return std::nullopt;
+        std::optional<Clock::time_point> until;
+        if (cancelled_by_) until = cancel_deadline_;
+        if (error_ && attach_ != Attach::none && attach_ != Attach::closed) until = until ? std::min(*until, leftover_deadline_) : leftover_deadline_;
+        return until;
     }
 
     void wait() {
@@ -158,7 +162,7 @@ private:
         int timeout = -1;
         if (const auto until = deadline()) {
             const auto left = std::chrono::ceil<std::chrono::milliseconds>(*until - Clock::now()).count();
-            if (left <= 0 && cancelled_by_) throw Interrupted(*cancelled_by_);
+            if (cancelled_by_ && Clock::now() >= cancel_deadline_) throw Interrupted(*cancelled_by_);
             timeout = static_cast<int>(std::max<std::int64_t>(left, 0));
         }
         if (::poll(fds, count, timeout) < 0) {
@@ -184,7 +188,7 @@ private:
         }
     }
 
-    std::string cancel_line() const { return json{{"jsonrpc", "2.0"}, {"method", "rpc.cancel"}, {"params", {{"id", id_}}}}.dump() + "\n"; }
+    std::string cancel_line() const { return proto::encode_notification(proto::cancel_method, {{"id", id_}}) + "\n"; }
 
     void on_signal(int number) {
         Streams* streams = options_.streams;
@@ -204,11 +208,7 @@ private:
     void send_size() {
         resized_ = false;
         if (!options_.streams->window || attach_unsent_.size() > max_unsent) return;
-        if (const auto size = options_.streams->window()) {
-            const char bytes[4] = {static_cast<char>(size->cols & 0xFF), static_cast<char>(size->cols >> 8),
-                                   static_cast<char>(size->rows & 0xFF), static_cast<char>(size->rows >> 8)};
-            append_frame(attach_unsent_, resize, std::string_view(bytes, sizeof bytes));
-        }
+        if (const auto size = options_.streams->window()) attach_unsent_ += proto::encode_resize({size->cols, size->rows});
     }
 
     void read_messages() {
@@ -221,29 +221,27 @@ private:
     }
 
     void on_message(const std::string& line) {
-        const json message = json::parse(line, nullptr, false);
-        if (!message.is_object()) throw nonsense("a line that is no JSON-RPC message");
-        if (const auto method = message.find("method"); method != message.end()) {
-            const json params = message.value("params", json::object());
-            if (!method->is_string() || !params.is_object() || params.value("id", json()) != id_) return;
-            if (*method == proto::Progress::method && options_.on_progress && !any_output_)
-                options_.on_progress(proto::from_wire<proto::Progress>(params, proto::Unknown::ignore));
-            if (*method == proto::ExecStarted::method && options_.streams && attach_ == Attach::none)
-                attach(proto::from_wire<proto::ExecStarted>(params, proto::Unknown::ignore).ticket);
-            return;
-        }
-        const json id = message.value("id", json());
-        if (id != id_ && !(id.is_null() && message.contains("error"))) return;
-        if (message.contains("error")) {
-            error_ = error_from_wire(message["error"]);
+        auto reply = proto::parse_reply(line);
+        if (const auto* note = std::get_if<proto::Notification>(&reply)) return on_notification(*note);
+        auto& response = std::get<proto::Response>(reply);
+        // Without an id it can only be about what we sent, which is this.
+        if (response.id && *response.id != proto::RequestId(id_)) return;
+        if (const auto* error = std::get_if<Error>(&response.outcome)) {
+            error_ = *error;
             leftover_deadline_ = Clock::now() + leftover_patience;
-        } else if (message.contains("result")) {
-            result_ = message["result"];
+        } else {
+            result_ = std::move(std::get<json>(response.outcome));
             expected_out_ = byte_count("stdout_bytes");
             expected_err_ = byte_count("stderr_bytes");
-        } else {
-            throw nonsense("an answer without result and error");
         }
+    }
+
+    void on_notification(const proto::Notification& note) {
+        if (!note.params.is_object() || note.params.value("id", json()) != id_) return;
+        if (note.method == proto::Progress::method && options_.on_progress && !any_output_)
+            options_.on_progress(proto::from_wire<proto::Progress>(note.params, proto::Unknown::ignore));
+        if (note.method == proto::ExecStarted::method && options_.streams && attach_ == Attach::none)
+            attach(proto::from_wire<proto::ExecStarted>(note.params, proto::Unknown::ignore).ticket);
     }
 
     std::uint64_t byte_count(const char* name) const {
@@ -255,7 +253,7 @@ private:
 
     void attach(const std::string& ticket) {
         attach_fd_ = connect_to(connection_.socket(), connection_.options_.patience);
-        attach_unsent_ = json{{"attach", ticket}}.dump() + "\n";
+        attach_unsent_ = proto::encode_attach(ticket) + "\n";
         attach_ = Attach::greeting;
     }
 
@@ -264,15 +262,19 @@ private:
         if (attach_ == Attach::greeting) {
             std::string line;
             if (take_line(attach_unread_, attach_scanned_, line)) {
-                const json reply = json::parse(line, nullptr, false);
-                if (!reply.is_object()) throw nonsense("a line that is no answer to the ticket");
-                if (reply.contains("error")) {
-                    Error refused = error_from_wire(reply["error"]);
-                    throw std::move(refused.add_context("pyrod refused the command's streams"));
+                try {
+                    proto::check_attach_reply(line);
+                } catch (Error& refused) {
+                    refused.add_context("attach to the command's streams");
+                    throw;
                 }
+                frames_.feed(std::exchange(attach_unread_, {}));
                 attach_ = Attach::open;
+                if (options_.streams->attached) options_.streams->attached();
                 if (resized_) send_size();
             }
+        } else {
+            frames_.feed(std::exchange(attach_unread_, {}));
         }
         if (attach_ == Attach::open) take_frames();
         if (!open) {
@@ -285,33 +287,34 @@ private:
     }
 
     void take_frames() {
-        std::string_view rest = attach_unread_;
-        while (rest.size() >= 5) {
-            const auto byte = [&](std::size_t i) { return static_cast<std::uint32_t>(static_cast<unsigned char>(rest[i])); };
-            const std::uint32_t stream = byte(0), size = byte(1) | byte(2) << 8 | byte(3) << 16 | byte(4) << 24;
-            if (stream != from_stdout && stream != from_stderr && stream != end_of) throw nonsense("a frame of stream " + std::to_string(stream));
-            if (size > max_frame) throw nonsense("a frame of " + std::to_string(size) + " bytes");
-            if (rest.size() < 5 + size) break;
-            if (stream != end_of && size > 0) {
-                if (!any_output_ && options_.streams->before_output) options_.streams->before_output();
-                any_output_ = true;
-                (stream == from_stdout ? out_ : err_).add(rest.substr(5, size));
-            }
-            rest.remove_prefix(5 + size);
+        while (const auto frame = next_frame()) {
+            if (frame->stream == proto::StreamId::eof || frame->bytes.empty()) continue;
+            if (!any_output_ && options_.streams->before_output) options_.streams->before_output();
+            any_output_ = true;
+            (frame->stream == proto::StreamId::out ? out_ : err_).add(frame->bytes);
         }
-        attach_unread_.erase(0, attach_unread_.size() - rest.size());
+    }
+
+    std::optional<proto::Frame> next_frame() {
+        try {
+            return frames_.next();
+        } catch (const Error& e) {  // invalid, but no argument of ours
+            throw Error(ErrorCode::internal, "pyrod sent nonsense: " + e.message(), "`pyro doctor` compares the versions");
+        }
     }
 
     void read_input() {
-        char bytes[max_frame];
+        char bytes[proto::max_frame_bytes];
         const ssize_t n = ::read(options_.streams->in, bytes, sizeof bytes);
         if (n < 0 && (errno == EINTR || errno == EAGAIN)) return;
+        // Until the command shows itself the VM may still be booting, and Ctrl-C is for us.
+        if (n > 0 && options_.streams->terminal && !any_output_ && std::memchr(bytes, 3, static_cast<std::size_t>(n))) return on_signal(SIGINT);
         // A terminal that has gone and a descriptor that never was are an end of input too.
         if (n <= 0) {
             in_open_ = false;
-            append_frame(attach_unsent_, end_of, std::string_view("\0", 1));
+            attach_unsent_ += proto::encode_eof(proto::StreamId::in);
         } else {
-            append_frame(attach_unsent_, to_stdin, std::string_view(bytes, static_cast<std::size_t>(n)));
+            attach_unsent_ += proto::encode_frame(proto::StreamId::in, std::string_view(bytes, static_cast<std::size_t>(n)));
         }
     }
 
@@ -330,6 +333,7 @@ private:
     UniqueFd attach_fd_;
     std::string attach_unsent_, attach_unread_;
     std::size_t attach_scanned_ = 0;
+    proto::FrameDecoder frames_{proto::Side::daemon};
     Writer out_, err_;
     bool in_open_ = false, any_output_ = false, resized_ = false;
 

@@ -1,6 +1,8 @@
 #include "client/lib/connection.hpp"
 
 #include "client/lib/socket.hpp"
+#include "proto/jsonrpc.hpp"
+#include "proto/rpc.hpp"
 
 #include <algorithm>
 #include <array>
@@ -18,7 +20,6 @@
 namespace pyro::client {
 
 using nlohmann::json;
-using nlohmann::ordered_json;
 
 std::string socket_path(const std::string& asked) {
     if (!asked.empty()) return asked;
@@ -84,17 +85,18 @@ UniqueFd connect_to(const std::string& path, std::chrono::milliseconds patience)
     if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0) return fd;
 
     const int why = errno;
-    const auto failed = [&](ErrorCode code, std::string message, std::string hint) {
-        return Error(code, std::move(message), std::move(hint)).with_detail("socket", path);
+    const auto failed = [&](ErrorCode code, std::string message, std::string hint, std::string fix) {
+        return Error(code, std::move(message), std::move(hint)).with_detail("socket", path).with_detail("fix", std::move(fix));
     };
+    const std::string start = how_to_start(path);
     switch (why) {
         case ENOENT: case ENOTDIR:
-            throw failed(ErrorCode::unavailable, "pyrod is not running: there is no " + path, "start it: `" + how_to_start(path) + "`; `pyro doctor` says more");
+            throw failed(ErrorCode::unavailable, "pyrod is not running: there is no " + path, "start it: `" + start + "`; `pyro doctor` says more", start);
         case ECONNREFUSED:
-            throw failed(ErrorCode::unavailable, "pyrod is not running: nothing answers at " + path, "start it: `" + how_to_start(path) + "`; `pyro doctor` says more");
-        case EACCES: case EPERM: throw failed(ErrorCode::failed_precondition, "no permission to use " + path, permission_cure(path));
+            throw failed(ErrorCode::unavailable, "pyrod is not running: nothing answers at " + path, "start it: `" + start + "`; `pyro doctor` says more", start);
+        case EACCES: case EPERM: throw failed(ErrorCode::failed_precondition, "no permission to use " + path, permission_cure(path), "sudo usermod -aG pyro $USER");
         case EAGAIN: case EINTR:
-            throw failed(ErrorCode::unavailable, "pyrod does not take connections at " + path, "it is overloaded or hangs; `pyro doctor` and its log say more");
+            throw failed(ErrorCode::unavailable, "pyrod does not take connections at " + path, "it is overloaded or hangs; its log says more", "sudo systemctl restart pyrod");
         default: throw std::move(Error::from_errno("connect to " + path, why)).with_detail("socket", path);
     }
 }
@@ -129,39 +131,13 @@ bool take_line(std::string& from, std::size_t& scanned, std::string& line) {
     return true;
 }
 
-Error error_from_wire(const json& value) {
-    const auto text = [](const json& from, const char* key) {
-        const auto found = from.is_object() ? from.find(key) : from.end();
-        return found != from.end() && found->is_string() ? found->get<std::string>() : std::string();
-    };
-    const json* data = &value;
-    if (value.is_object() && value.contains("data")) data = &value.at("data");
-    std::string message = text(*data, "message");
-    if (message.empty()) message = text(value, "message");
-    if (message.empty()) message = "pyrod answered with an error it does not explain";
-    Error error(error_code_from(text(*data, "code")), std::move(message), text(*data, "hint"));
-    if (!data->is_object()) return error;
-    if (const auto found = data->find("retryable"); found != data->end() && found->is_boolean()) error = std::move(error).with_retryable(found->get<bool>());
-    if (const auto found = data->find("details"); found != data->end() && found->is_object())
-        for (const auto& [key, item] : found->items()) error = std::move(error).with_detail(key, item.is_string() ? item.get<std::string>() : item.dump());
-    return error;
-}
-
-ordered_json error_to_json(const Error& error) {
-    return {{"code", std::string(to_string(error.code()))},
-            {"message", error.message()},
-            {"hint", error.hint()},
-            {"retryable", error.retryable()},
-            {"details", ordered_json(error.details())}};
-}
-
 Connection::Connection(ConnectOptions options) : options_(std::move(options)) {
     options_.socket = socket_path(options_.socket);
     const auto deadline = std::chrono::steady_clock::now() + options_.patience;
     fd_ = connect_to(options_.socket, options_.patience);
 
-    std::string hello = json{{"jsonrpc", "2.0"}, {"id", ++last_id_}, {"method", "rpc.hello"},
-                             {"params", {{"version", PYRO_VERSION}, {"features", json::array()}}}}.dump() + "\n";
+    const std::int64_t id = ++last_id_;
+    std::string hello = proto::encode_request({id, std::string(proto::HelloParams::method), proto::to_wire(proto::HelloParams{PYRO_VERSION, {}})}) + "\n";
     const auto broken = [&](const std::string& why) {
         return Error(ErrorCode::unavailable, "pyrod at " + options_.socket + " " + why, "`pyro doctor` and the daemon's log say more").with_detail("socket", options_.socket);
     };
@@ -175,16 +151,21 @@ Connection::Connection(ConnectOptions options) : options_(std::move(options)) {
         if ((wait.revents & ~POLLOUT) && !receive(fd_.get(), unread_) && unread_.find('\n') == std::string::npos)
             throw broken("closed the connection before it greeted");
     }
-    const json reply = json::parse(line, nullptr, false);
-    if (!reply.is_object()) throw Error(ErrorCode::internal, "what answers at " + options_.socket + " is not pyrod", "choose another socket with --socket or PYRO_SOCKET");
-    if (const auto error = reply.find("error"); error != reply.end()) {
-        Error refused = error_from_wire(*error);
-        throw std::move(refused.add_context("pyrod refused the connection"));
+    const Error stranger(ErrorCode::unavailable, "what answers at " + options_.socket + " is not pyrod", "choose another socket with --socket or PYRO_SOCKET");
+    std::optional<std::variant<proto::Response, proto::Notification>> reply;
+    try {
+        reply = proto::parse_reply(line);
+    } catch (const Error&) {
+        throw stranger;
     }
-    const json result = reply.value("result", json());
-    if (!result.is_object() || !result.contains("version") || !result["version"].is_string())
-        throw Error(ErrorCode::internal, "what answers at " + options_.socket + " is not pyrod", "choose another socket with --socket or PYRO_SOCKET");
-    daemon_version_ = valid_utf8(result["version"].get<std::string>());
+    auto* response = std::get_if<proto::Response>(&*reply);
+    if (!response) throw stranger;
+    if (auto* refused = std::get_if<Error>(&response->outcome)) throw std::move(refused->add_context("pyrod refused the connection"));
+    try {
+        daemon_version_ = proto::from_wire<proto::HelloResult>(std::get<json>(response->outcome), proto::Unknown::ignore).version;
+    } catch (const Error&) {
+        throw stranger;
+    }
     if (version_numbers(daemon_version_)[0] != version_numbers(PYRO_VERSION)[0])
         throw Error(ErrorCode::failed_precondition, "pyrod and this client do not speak the same protocol", upgrade_hint(daemon_version_));
 }

@@ -61,6 +61,8 @@ struct WindowSize {
 struct Streams {
     int in = -1;  // read and passed on, its end too; -1: nothing is
     Output out, err;
+    bool terminal = false;                                // `in` is a raw one: Ctrl-C is a byte, until the first output it cancels
+    std::function<void()> attached;                       // the streams are connected; the command may still have to start
     std::function<void()> before_output;                  // once, before the first byte is written
     std::function<std::optional<WindowSize>()> window;    // asked on SIGWINCH
     std::function<void()> continued;                      // on SIGCONT
@@ -97,9 +99,5 @@ private:
     std::string daemon_version_;
     std::int64_t last_id_ = 0;
 };
-
-// An error as it is on the wire, and back. `json` may be anything.
-Error error_from_wire(const nlohmann::json& json);
-nlohmann::ordered_json error_to_json(const Error& error);
 
 }  // namespace pyro::client
