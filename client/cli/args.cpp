@@ -49,11 +49,10 @@ void add_fields(Collected& to) {
         const Kind kind = field.type().kind;
         const bool many = kind == Kind::list || kind == Kind::map;
         CLI::Option* option = to.app->add_option(name, to.values.emplace_back(&field, std::vector<std::string>()).second);
-        option->type_size(1)->allow_extra_args(false);
+        option->type_size(1)->expected(1)->allow_extra_args(false)->type_name(placeholder_of(field));
         // Of an option given twice the last one counts, as everywhere; the decoder says what is missing.
         if (many) option->take_all();
         else if (field.options.cli == Cli::option) option->take_last();
-        else option->expected(0, 1);
     }
 }
 
