@@ -76,6 +76,21 @@ std::string Vm::console() const {
     return text.str();
 }
 
+bool Vm::disk_is_clean() {
+    const std::string disk = folder_ + "/root.ext4";
+    const pid_t check = ::fork();
+    if (check < 0) throw Error::from_errno("fork");
+    if (check == 0) {
+        const int null = ::open("/dev/null", O_RDWR);
+        ::dup2(null, 1), ::dup2(null, 2);
+        ::execlp("e2fsck", "e2fsck", "-fn", disk.c_str(), nullptr);
+        ::_exit(127);
+    }
+    int status = 0;
+    ::waitpid(check, &status, 0);
+    return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
 bool Vm::wait_exit() {
     int status = 0;
     ::waitpid(pid_, &status, 0);

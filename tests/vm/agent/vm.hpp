@@ -26,6 +26,7 @@ public:
     const std::string& socket() const { return socket_; }
     std::string console() const;
     bool wait_exit();   // waits for QEMU's own end; true when it ended with 0
+    bool disk_is_clean();  // by e2fsck, once QEMU is gone
     static int booted;  // guests so far
 
 private:
