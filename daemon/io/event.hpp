@@ -1,0 +1,72 @@
+// Waiting for something that another coroutine of the same thread does.
+#pragma once
+#include "daemon/io/task.hpp"
+
+#include <deque>
+#include <memory>
+
+namespace pyro::io {
+
+// A flag that can be awaited by any number of coroutines. Safe to destroy while somebody waits (the waiter gets Cancelled).
+class Event {
+public:
+    explicit Event(Executor executor);
+    ~Event();
+    Event(Event&&) noexcept;
+    Event& operator=(Event&&) noexcept;
+
+    void set() noexcept;    // wakes all waiters; stays set
+    void reset() noexcept;
+    bool is_set() const noexcept;
+    Task<void> wait(std::stop_token stop);
+
+    struct State;
+
+private:
+    std::shared_ptr<State> state_;
+};
+
+// A fair counting semaphore; with one permit, a mutex across suspensions. Waiters are served in order of arrival.
+class Semaphore {
+    struct State;
+
+public:
+    class Permit {  // gives its place back when destroyed
+    public:
+        Permit() = default;
+        Permit(Permit&&) noexcept = default;
+        Permit& operator=(Permit&& other) noexcept { release(); state_ = std::move(other.state_); return *this; }
+        ~Permit() { release(); }
+        void release() noexcept;
+
+    private:
+        friend class Semaphore;
+        explicit Permit(std::shared_ptr<State> state) : state_(std::move(state)) {}
+        std::shared_ptr<State> state_;
+    };
+
+    Semaphore(Executor executor, std::size_t permits);
+    Task<Permit> acquire(std::stop_token stop);
+    std::size_t waiting() const noexcept;
+
+private:
+    std::shared_ptr<State> state_;
+};
+
+// A stop token that also fires when time is up. `expired()` tells the two apart.
+class Deadline {
+public:
+    Deadline(Executor executor, std::chrono::nanoseconds after, std::stop_token parent);
+    ~Deadline();
+    Deadline(const Deadline&) = delete;
+    Deadline& operator=(const Deadline&) = delete;
+    std::stop_token token() const noexcept;
+    bool expired() const noexcept;
+    void extend(std::chrono::nanoseconds after);  // counts anew from now; no effect once expired
+
+private:
+    struct State;
+    std::shared_ptr<State> state_;
+};
+
+}  // namespace pyro::io

@@ -1,0 +1,59 @@
+// Starting, finding again and ending the programs the daemon owns.
+#pragma once
+#include "daemon/io/task.hpp"
+#include "daemon/supervise/command.hpp"
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+namespace pyro::supervise {
+
+// A process that cannot be confused with another that got its pid later.
+struct ProcessIdentity {
+    pid_t pid = 0;
+    std::uint64_t start_time = 0;  // field 22 of /proc/PID/stat, in clock ticks since boot
+    std::string boot_id;           // /proc/sys/kernel/random/boot_id
+    bool operator==(const ProcessIdentity&) const = default;
+};
+
+struct ExitStatus {
+    int code = 0;                  // meaningful when signal is 0
+    int signal = 0;
+    bool known = true;             // false for an adopted process, which is not our child: only that it ended is known
+    std::string describe() const;  // "exit status 1", "killed by signal 9", "ended"
+};
+
+// A running or ended program. Dropping the last reference does not end it; kill() does.
+class Process {
+public:
+    virtual ~Process() = default;
+    virtual const ProcessIdentity& identity() const noexcept = 0;
+    virtual io::Task<ExitStatus> wait(std::stop_token stop) = 0;  // any number of waiters; remembers the status
+    virtual void signal(int number) noexcept = 0;                 // the program alone
+    virtual void kill() noexcept = 0;                             // SIGKILL to it and all it started (its scope)
+};
+
+// What a program and everything it starts live in.
+struct Scope {
+    std::string name;              // unique within the instance, [a-z0-9-]
+    std::uint64_t memory_max = 0;  // bytes; 0 is no limit of its own
+    std::uint64_t tasks_max = 0;
+};
+
+class Supervisor {
+public:
+    virtual ~Supervisor() = default;
+    // Returns once the program was executed. A program that cannot be is Error(failed_precondition) with the reason.
+    // `before_exec` is called with the identity while the child still waits: the place to write the record.
+    virtual io::Task<std::shared_ptr<Process>> spawn(Command command, Scope scope,
+                                                     std::function<void(const ProcessIdentity&)> before_exec) = 0;
+    // The process of an earlier daemon, if it is still that one.
+    virtual std::shared_ptr<Process> adopt(const ProcessIdentity& identity, const Scope& scope) = 0;
+};
+
+// Without systemd: a session per scope, and cgroup directories where they are writable.
+std::unique_ptr<Supervisor> make_plain_supervisor(io::Executor executor, std::string instance);
+
+}  // namespace pyro::supervise
