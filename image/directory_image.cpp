@@ -23,7 +23,7 @@ void unpack_check(int status, const std::string& what) {
 UniqueFd open_below(int directory, const char* name, int flags, unsigned mode = 0) {
     const int fd = ::openat(directory, name, flags | O_NOFOLLOW | O_CLOEXEC, mode);
     if (fd < 0)
-        throw Error::from_errno("open " + quoted(name) + " of the unpacked tree");
+        throw Error::from_errno("open " + printable(name) + " of the unpacked tree");
     return UniqueFd(fd);
 }
 
@@ -75,16 +75,16 @@ private:
         for (const auto& [name, child] : tree.at(id).children) {
             const Inode& node = tree.at(child);
             if (id == 0 && name == spool_name)
-                throw Error(ErrorCode::environment_invalid, "entry " + quoted(name) + " has a reserved name");
+                throw Error(ErrorCode::environment_invalid, "entry " + printable(name) + " has a reserved name");
             switch (node.type) {
                 case FileType::directory: {
-                    unpack_check(::mkdirat(here.get(), name.c_str(), 0700), "make directory " + quoted(name));
+                    unpack_check(::mkdirat(here.get(), name.c_str(), 0700), "make directory " + printable(name));
                     fill(tree, child, open_below(here.get(), name.c_str(), O_RDONLY | O_DIRECTORY));
                     break;
                 }
                 case FileType::regular: regular(node, child, here.get(), name); break;
                 case FileType::symlink:
-                    unpack_check(::symlinkat(node.target.c_str(), here.get(), name.c_str()), "make symlink " + quoted(name));
+                    unpack_check(::symlinkat(node.target.c_str(), here.get(), name.c_str()), "make symlink " + printable(name));
                     times(here.get(), name, node);
                     break;
                 case FileType::character_device:
@@ -103,25 +103,25 @@ private:
     void regular(const Inode& node, InodeId id, int here, const std::string& name) {
         const std::string spooled = node.content == no_content ? "e" + std::to_string(id) : std::to_string(node.content);
         if (node.links > 1 && linked_.contains(id)) {
-            unpack_check(::linkat(spool_.get(), spooled.c_str(), here, name.c_str(), 0), "make hard link " + quoted(name));
+            unpack_check(::linkat(spool_.get(), spooled.c_str(), here, name.c_str(), 0), "make hard link " + printable(name));
             return;
         }
         const UniqueFd file = open_below(spool_.get(), spooled.c_str(), node.content == no_content ? O_RDWR | O_CREAT | O_EXCL : O_RDWR, 0600);
-        unpack_check(::ftruncate(file.get(), static_cast<off_t>(node.size)), "size file " + quoted(name));
+        unpack_check(::ftruncate(file.get(), static_cast<off_t>(node.size)), "size file " + printable(name));
         if (node.links > 1) {
-            unpack_check(::linkat(spool_.get(), spooled.c_str(), here, name.c_str(), 0), "put file " + quoted(name));
+            unpack_check(::linkat(spool_.get(), spooled.c_str(), here, name.c_str(), 0), "put file " + printable(name));
             linked_.emplace(id, spooled);
         } else {
-            unpack_check(::renameat(spool_.get(), spooled.c_str(), here, name.c_str()), "put file " + quoted(name));
+            unpack_check(::renameat(spool_.get(), spooled.c_str(), here, name.c_str()), "put file " + printable(name));
         }
         const timespec both[2] = {{node.mtime, static_cast<long>(node.mtime_nsec)}, {node.mtime, static_cast<long>(node.mtime_nsec)}};
-        unpack_check(::futimens(file.get(), both), "set the time of " + quoted(name));
-        unpack_check(::fchmod(file.get(), (node.mode & 0777) | 0400), "set the mode of " + quoted(name));
+        unpack_check(::futimens(file.get(), both), "set the time of " + printable(name));
+        unpack_check(::fchmod(file.get(), (node.mode & 0777) | 0400), "set the mode of " + printable(name));
     }
 
     static void times(int here, const std::string& name, const Inode& node) {
         const timespec both[2] = {{node.mtime, static_cast<long>(node.mtime_nsec)}, {node.mtime, static_cast<long>(node.mtime_nsec)}};
-        unpack_check(::utimensat(here, name.c_str(), both, AT_SYMLINK_NOFOLLOW), "set the time of " + quoted(name));
+        unpack_check(::utimensat(here, name.c_str(), both, AT_SYMLINK_NOFOLLOW), "set the time of " + printable(name));
     }
 
     int directory_;

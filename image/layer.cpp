@@ -148,7 +148,7 @@ la_ssize_t read_plain(archive* a, void* stream_pointer, const void** buffer) {
 
 std::uint32_t checked_id(const std::string& path, la_int64_t id, const char* what) {
     if (id < 0 || id > 0xfffffffe)
-        layer_invalid("entry " + quoted(path) + " has an impossible " + what);
+        layer_invalid("entry " + printable(path) + " has an impossible " + what);
     return static_cast<std::uint32_t>(id);
 }
 
@@ -197,9 +197,9 @@ Entry read_entry(archive_entry* raw) {
             inode.major = static_cast<std::uint32_t>(archive_entry_rdevmajor(raw));
             inode.minor = static_cast<std::uint32_t>(archive_entry_rdevminor(raw));
             if (inode.major > 0xfff || inode.minor > 0xfffff)
-                layer_invalid("entry " + quoted(entry.path) + " has an impossible device number");
+                layer_invalid("entry " + printable(entry.path) + " has an impossible device number");
             break;
-        default: layer_invalid("entry " + quoted(entry.path) + " is of a kind no file system has");
+        default: layer_invalid("entry " + printable(entry.path) + " is of a kind no file system has");
     }
     return entry;
 }
@@ -229,14 +229,14 @@ LayerResult apply_layer(int fd, Tree& tree, ContentStore& store, std::uint64_t u
             break;
         check(status, "further");
         Entry entry = read_entry(raw);
-        last = "entry " + quoted(entry.path);
+        last = "entry " + printable(entry.path);
         const Tree::Place place = tree.place(entry);
         if (place.skip)
             continue;
         if (entry.attributes.type == FileType::regular && !entry.is_hard_link) {
             const la_int64_t size = archive_entry_size(raw);
             if (size < 0 || static_cast<std::uint64_t>(size) > tree.limits().max_total_bytes)
-                layer_invalid("entry " + quoted(entry.path) + " is larger than the limit of " +
+                layer_invalid("entry " + printable(entry.path) + " is larger than the limit of " +
                               std::to_string(tree.limits().max_total_bytes) + " bytes");
             entry.attributes.size = static_cast<std::uint64_t>(size);
             if (size > 0) {
@@ -250,7 +250,7 @@ LayerResult apply_layer(int fd, Tree& tree, ContentStore& store, std::uint64_t u
                         break;
                     check(block, "inside");
                     if (offset < 0 || static_cast<std::uint64_t>(offset) + length > entry.attributes.size)
-                        layer_invalid("entry " + quoted(entry.path) + " has data beyond its size");
+                        layer_invalid("entry " + printable(entry.path) + " has data beyond its size");
                     store.write(static_cast<std::uint64_t>(offset), {static_cast<const char*>(data), length});
                 }
                 entry.attributes.content = store.end();

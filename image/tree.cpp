@@ -10,7 +10,7 @@ constexpr std::uint32_t max_hard_links = 60000;  // ext4 takes 65000
 constexpr std::string_view whiteout_prefix = ".wh.", whiteout_meta = ".wh..wh.", whiteout_opaque = ".wh..wh..opq";
 
 [[noreturn]] void refuse_entry(std::string_view path, const std::string& why) {
-    throw Error(ErrorCode::environment_invalid, "entry " + quoted(path) + " " + why,
+    throw Error(ErrorCode::environment_invalid, "entry " + printable(path) + " " + why,
                 "the image is damaged or hostile: use another one, or tell whoever publishes it");
 }
 
@@ -43,7 +43,7 @@ std::vector<std::string> split_path(std::string_view entry, std::string_view pat
 
 }  // namespace
 
-std::string quoted(std::string_view text) {
+std::string printable(std::string_view text) {
     static constexpr char hex[] = "0123456789abcdef";
     std::string out = "\"";
     for (const char c : text.substr(0, 160)) {
@@ -117,7 +117,7 @@ InodeId Tree::resolve_directory(const std::string& entry, const std::vector<std:
             }
             todo.insert(todo.begin(), steps.begin(), steps.end());
         } else {
-            refuse_entry(entry, "lies below " + quoted(part) + ", which is not a directory");
+            refuse_entry(entry, "lies below " + printable(part) + ", which is not a directory");
         }
     }
     return path.back();
@@ -184,7 +184,7 @@ void Tree::insert(const Place& place, Entry entry) {
 
     if (entry.is_hard_link) {
         std::vector<std::string> parts = split_path(entry.path, entry.link_target);
-        const std::string shown = quoted(entry.link_target);
+        const std::string shown = printable(entry.link_target);
         if (parts.empty())
             refuse_entry(entry.path, "is a hard link to the root");
         const std::string name = std::move(parts.back());

@@ -48,7 +48,7 @@ struct TreeLimits {
 };
 
 // Shows a hostile name in a message: short, and no control characters.
-std::string quoted(std::string_view text);
+std::string printable(std::string_view text);
 
 // Invariants: id 0 is the root directory; every reachable directory has exactly one name; names are 1 to 255 bytes, without
 // '/', and never "." or "..". An entry whose parent is a symlink goes where the link leads inside the tree (as docker does);

@@ -7,6 +7,7 @@
 #include <csignal>
 
 #include "image/build.hpp"
+#include "image/fetch.hpp"
 #include "image/protocol.hpp"
 #include "image/sandbox.hpp"
 
@@ -19,7 +20,14 @@ int run(const char* command) {
     try {
         const nlohmann::json request = image::read_request(0);
         image::Sandbox sandbox;
-        if (std::strcmp(command, "build") == 0) {
+        if (std::strcmp(command, "fetch") == 0) {
+            image::FetchJob job(request);
+            sandbox.network = true;
+            sandbox.writable_directories = {request.at("directory_fd").get<int>()};
+            sandbox.max_file_bytes = request.value("max_bytes", std::uint64_t{64} << 30);
+            enter_sandbox(sandbox);
+            events.result(job.run(events));
+        } else if (std::strcmp(command, "build") == 0) {
             enter_sandbox(sandbox);
             events.result(image::build_image(request, events));
         } else if (std::strcmp(command, "unpack") == 0) {
