@@ -307,9 +307,8 @@ private:
                     error = refusal;
                 }
             } catch (const TransferFailed& failed) {
-                error = Error(ErrorCode::unavailable, failed.message, "check the network, or set a [mirror] in pyrod.toml");
-                if (failed.unreachable)
-                    error = std::move(*error).with_detail("cause", "unreachable");
+                Error failure(ErrorCode::unavailable, failed.message, "check the network, or set a [mirror] in pyrod.toml");
+                error = failed.unreachable ? std::move(failure).with_detail("cause", "unreachable") : std::move(failure);
             }
             if (gained >= enough_progress) {
                 left = attempts_;
