@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace pyro::supervise {
 
@@ -42,18 +43,37 @@ struct Scope {
     std::uint64_t tasks_max = 0;
 };
 
+// What this host lets the supervisor enforce.
+struct Capabilities {
+    bool kills_whole_tree = false;  // also what left its process group and session
+    bool limits_memory = false;
+    bool limits_tasks = false;
+    std::string how;                // for doctor: where the cgroups are, or why there are none
+};
+
 class Supervisor {
 public:
     virtual ~Supervisor() = default;
+    virtual const Capabilities& capabilities() const noexcept = 0;
     // Returns once the program was executed. A program that cannot be is Error(failed_precondition) with the reason.
     // `before_exec` is called with the identity while the child still waits: the place to write the record.
     virtual io::Task<std::shared_ptr<Process>> spawn(Command command, Scope scope,
                                                      std::function<void(const ProcessIdentity&)> before_exec) = 0;
     // The process of an earlier daemon, if it is still that one.
     virtual std::shared_ptr<Process> adopt(const ProcessIdentity& identity, const Scope& scope) = 0;
+    // Ends whatever still runs in a scope and removes the scope itself; returns once nothing of it is left. Idempotent.
+    virtual io::Task<void> remove(std::string scope_name, std::stop_token stop) = 0;
+    // The scopes of this instance that exist, an earlier daemon's too. Only known where there are cgroups.
+    virtual std::vector<std::string> scopes() const = 0;
 };
 
-// Without systemd: a session per scope, and cgroup directories where they are writable.
-std::unique_ptr<Supervisor> make_plain_supervisor(io::Executor executor, std::string instance);
+// Without systemd: a session per scope, and cgroup directories where they are writable. `instance` tells this daemon's
+// scopes from another's on the same host.
+std::unique_ptr<Supervisor> make_plain_supervisor(std::string instance);
+
+// Who a running process is; nothing when there is no such process.
+std::optional<ProcessIdentity> identify(pid_t pid);
+// /proc/sys/kernel/random/boot_id without its newline.
+const std::string& boot_id();
 
 }  // namespace pyro::supervise

@@ -1,0 +1,170 @@
+#include "daemon/supervise/cgroup.hpp"
+
+#include "common/error.hpp"
+#include "common/unique_fd.hpp"
+
+#include <algorithm>
+#include <charconv>
+#include <csignal>
+#include <filesystem>
+#include <set>
+#include <sstream>
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+namespace pyro::supervise {
+namespace {
+
+namespace fs = std::filesystem;
+
+void write_control(const std::string& path, const std::string& value) {
+    const UniqueFd fd = open_file(path, O_WRONLY);
+    try {
+        write_all(fd.get(), value);
+    } catch (Error& e) {
+        e.add_context(path);
+        throw;
+    }
+}
+
+bool try_write_control(const std::string& path, const std::string& value) noexcept {
+    const UniqueFd fd(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
+    return fd && ::write(fd.get(), value.data(), value.size()) == static_cast<ssize_t>(value.size());
+}
+
+bool make_directory(const std::string& path) { return ::mkdir(path.c_str(), 0755) == 0 || errno == EEXIST; }
+
+std::vector<std::string> split(const std::string& text, char separator) {
+    std::vector<std::string> out;
+    std::istringstream in(text);
+    for (std::string part; std::getline(in, part, separator);) out.push_back(part);
+    return out;
+}
+
+bool has_word(const std::string& text, std::string_view word) {
+    std::istringstream in(text);
+    for (std::string part; in >> part;) if (part == word) return true;
+    return false;
+}
+
+// Mount points of the cgroup file systems: v2 under the empty name, v1 under each controller.
+std::vector<std::pair<std::string, std::string>> mounted_hierarchies() {
+    std::vector<std::pair<std::string, std::string>> out;
+    std::istringstream in(read_file("/proc/self/mounts", 1 << 20));
+    for (std::string line; std::getline(in, line);) {
+        std::istringstream fields(line);
+        std::string source, target, type, options;
+        fields >> source >> target >> type >> options;
+        if (type == "cgroup2") out.emplace_back("", target);
+        if (type != "cgroup") continue;
+        for (const std::string& option : split(options, ','))
+            if (option == "memory" || option == "pids" || option == "freezer") out.emplace_back(option, target);
+    }
+    return out;
+}
+
+// The cgroup this process is in: of v2 under the empty name, of v1 under each controller.
+std::string own_cgroup(const std::string& controller) {
+    std::istringstream in(read_file("/proc/self/cgroup", 1 << 20));
+    for (std::string line; std::getline(in, line);) {
+        const auto first = line.find(':'), second = line.find(':', first + 1);
+        if (first == std::string::npos || second == std::string::npos) continue;
+        const auto controllers = split(line.substr(first + 1, second - first - 1), ',');
+        const bool mine = controller.empty() ? controllers.empty() : std::ranges::find(controllers, controller) != controllers.end();
+        if (mine) return line.substr(second + 1);
+    }
+    return "";
+}
+
+}  // namespace
+
+CgroupTree::CgroupTree(const std::string& instance) {
+    for (const auto& [controller, mount] : mounted_hierarchies()) {
+        const std::string own = own_cgroup(controller);
+        if (own.empty()) continue;
+        Hierarchy h;
+        h.base = mount + (own == "/" ? "" : own) + "/pyro-" + instance;
+        h.v2 = controller.empty();
+        if (!make_directory(h.base) || ::access((h.base + "/cgroup.procs").c_str(), W_OK) != 0) continue;
+        if (h.v2) {
+            for (const char* wanted : {"memory", "pids"}) {
+                const std::string parent = h.base.substr(0, h.base.rfind('/'));
+                try_write_control(parent + "/cgroup.subtree_control", std::string("+") + wanted);
+                try_write_control(h.base + "/cgroup.subtree_control", std::string("+") + wanted);
+            }
+            const std::string given = read_file(h.base + "/cgroup.subtree_control", 4096);
+            h.memory = has_word(given, "memory");
+            h.pids = has_word(given, "pids");
+        } else {
+            h.memory = controller == "memory";
+            h.pids = controller == "pids";
+        }
+        capabilities_.kills_whole_tree = true;
+        capabilities_.limits_memory |= h.memory;
+        capabilities_.limits_tasks |= h.pids;
+        capabilities_.how += (capabilities_.how.empty() ? "cgroups below " : ", ") + h.base;
+        hierarchies_.push_back(std::move(h));
+    }
+    // The most capable killer first.
+    std::ranges::stable_sort(hierarchies_, [](const Hierarchy& a, const Hierarchy& b) { return a.v2 > b.v2; });
+    if (hierarchies_.empty()) capabilities_.how = "no cgroup directory is writable: process groups only";
+}
+
+CgroupTree::~CgroupTree() {
+    for (const Hierarchy& h : hierarchies_) ::rmdir(h.base.c_str());  // refused while a scope lives: that is the point
+}
+
+void CgroupTree::create(const Scope& scope) const {
+    for (const Hierarchy& h : hierarchies_) {
+        const std::string directory = h.base + "/" + scope.name;
+        if (!make_directory(directory)) throw Error::from_errno("make " + directory);
+        if (h.memory && scope.memory_max > 0)
+            write_control(directory + (h.v2 ? "/memory.max" : "/memory.limit_in_bytes"), std::to_string(scope.memory_max));
+        if (h.pids && scope.tasks_max > 0) write_control(directory + "/pids.max", std::to_string(scope.tasks_max));
+    }
+}
+
+void CgroupTree::add(const std::string& scope, pid_t pid) const {
+    for (const Hierarchy& h : hierarchies_) write_control(h.base + "/" + scope + "/cgroup.procs", std::to_string(pid));
+}
+
+std::vector<pid_t> CgroupTree::members(const std::string& scope) const {
+    std::set<pid_t> out;
+    for (const Hierarchy& h : hierarchies_) {
+        const UniqueFd fd(::open((h.base + "/" + scope + "/cgroup.procs").c_str(), O_RDONLY | O_CLOEXEC));
+        if (!fd) continue;
+        std::istringstream in(read_up_to(fd.get(), 1 << 20));
+        for (pid_t pid; in >> pid;) if (pid > 0) out.insert(pid);
+    }
+    return {out.begin(), out.end()};
+}
+
+void CgroupTree::kill(const std::string& scope) const noexcept {
+    for (const Hierarchy& h : hierarchies_)
+        if (h.v2 && try_write_control(h.base + "/" + scope + "/cgroup.kill", "1")) return;
+    // Without cgroup.kill: those seen now. A process that forks meanwhile is seen by the caller's next round.
+    try {
+        for (const pid_t pid : members(scope)) ::kill(pid, SIGKILL);
+    } catch (const std::exception&) {
+        // Out of memory, or the directory went meanwhile: remove() reports what cannot be ended.
+    }
+}
+
+void CgroupTree::remove(const std::string& scope) const {
+    for (const Hierarchy& h : hierarchies_) {
+        const std::string directory = h.base + "/" + scope;
+        if (::rmdir(directory.c_str()) != 0 && errno != ENOENT) throw Error::from_errno("remove " + directory);
+    }
+}
+
+std::vector<std::string> CgroupTree::scopes() const {
+    std::set<std::string> out;
+    for (const Hierarchy& h : hierarchies_)
+        for (const auto& entry : fs::directory_iterator(h.base))
+            if (entry.is_directory()) out.insert(entry.path().filename());
+    return {out.begin(), out.end()};
+}
+
+}  // namespace pyro::supervise

@@ -1,0 +1,34 @@
+// One cgroup per scope, in whatever hierarchies this host lets us write. Private to daemon/supervise.
+#pragma once
+#include "daemon/supervise/supervisor.hpp"
+
+namespace pyro::supervise {
+
+// Below the cgroup of this process: .../pyro-INSTANCE/SCOPE, on cgroup v2 and on the v1 controllers memory, pids, freezer.
+class CgroupTree {
+public:
+    explicit CgroupTree(const std::string& instance);
+    ~CgroupTree();  // removes the instance's directories where no scope is left
+    CgroupTree(const CgroupTree&) = delete;
+    CgroupTree& operator=(const CgroupTree&) = delete;
+
+    const Capabilities& capabilities() const noexcept { return capabilities_; }
+    void create(const Scope& scope) const;                     // throws where a limit asked for cannot be set
+    void add(const std::string& scope, pid_t pid) const;
+    std::vector<pid_t> members(const std::string& scope) const;
+    void kill(const std::string& scope) const noexcept;        // asks the kernel to; members may take a moment to go
+    void remove(const std::string& scope) const;               // of an empty scope; fine if it is not there
+    std::vector<std::string> scopes() const;
+
+private:
+    struct Hierarchy {
+        std::string base;    // the instance's directory, made
+        bool v2 = false;
+        bool memory = false;
+        bool pids = false;
+    };
+    std::vector<Hierarchy> hierarchies_;
+    Capabilities capabilities_;
+};
+
+}  // namespace pyro::supervise

@@ -1,0 +1,195 @@
+#include "daemon/supervise/spawn.hpp"
+
+#include "common/error.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <csignal>
+
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <linux/close_range.h>
+#include <linux/sched.h>
+#include <sched.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+namespace pyro::supervise {
+namespace {
+
+enum Step : int { pass_fds, new_session, namespaces, limits, groups, bounding_set, group_id, user_id, capabilities_, no_new_privs,
+                  parent_death, directory, signals, execute };
+constexpr std::array step_names{"pass its file descriptors", "make a session", "make its namespaces", "set its limits", "set its groups",
+                                "drop its bounding set", "set its group", "set its user", "drop its capabilities",
+                                "set no_new_privs", "tie it to the daemon", "change to its directory", "reset its signals", "execute it"};
+
+constexpr int first_free_fd = 3;
+
+// Everything the child needs, made before the fork: it must not allocate.
+struct Prepared {
+    const char* path;
+    const char* cwd;
+    char* const* argv;
+    char* const* env;
+    const PassedFd* fds;
+    int* moved;               // scratch, as long as fds
+    std::size_t fd_count;
+    int highest_target;
+    int null_fd;
+    int gate_fd;
+    int outcome_fd;
+    const Command* command;
+    pid_t parent;
+};
+
+[[noreturn]] void give_up(int outcome_fd, Step step) noexcept {
+    const ChildFailure failure{step, errno};
+    [[maybe_unused]] const ssize_t ignored = ::write(outcome_fd, &failure, sizeof failure);
+    ::_exit(127);
+}
+
+// Sources first go above every target, so that placing one cannot overwrite another.
+void place_descriptors(Prepared& p) noexcept {
+    const int above = p.highest_target + 1;
+    const int gate = ::fcntl(p.gate_fd, F_DUPFD_CLOEXEC, above + 2);
+    const int outcome = ::fcntl(p.outcome_fd, F_DUPFD_CLOEXEC, above + 2);
+    const int null = ::fcntl(p.null_fd, F_DUPFD_CLOEXEC, above + 2);
+    if (gate < 0 || outcome < 0 || null < 0) give_up(p.outcome_fd, pass_fds);
+    for (std::size_t i = 0; i < p.fd_count; ++i) {
+        p.moved[i] = ::fcntl(p.fds[i].fd.get(), F_DUPFD_CLOEXEC, above + 2);
+        if (p.moved[i] < 0) give_up(outcome, pass_fds);
+    }
+    for (int number = 0; number < first_free_fd; ++number)
+        if (::dup2(null, number) < 0) give_up(outcome, pass_fds);
+    for (std::size_t i = 0; i < p.fd_count; ++i)
+        if (::dup2(p.moved[i], p.fds[i].number) < 0) give_up(outcome, pass_fds);
+    for (int number = first_free_fd; number < above; ++number) {
+        bool wanted = false;
+        for (std::size_t i = 0; i < p.fd_count; ++i) wanted = wanted || p.fds[i].number == number;
+        if (!wanted) ::close(number);
+    }
+    if (::dup3(gate, above, O_CLOEXEC) < 0 || ::dup3(outcome, above + 1, O_CLOEXEC) < 0) give_up(outcome, pass_fds);
+    p.gate_fd = above;
+    p.outcome_fd = above + 1;
+    ::syscall(SYS_close_range, static_cast<unsigned>(above + 2), ~0U, 0U);
+}
+
+void drop_privileges(const Prepared& p) noexcept {
+    const Credentials& as = *p.command->as;
+    // Raw calls: the C library's versions want to tell threads that this child does not have.
+    if (::syscall(SYS_setgroups, as.groups.size(), as.groups.data()) != 0) give_up(p.outcome_fd, groups);
+    for (int capability = 0;; ++capability) {
+        const int held = ::prctl(PR_CAPBSET_READ, capability, 0, 0, 0);
+        if (held < 0) break;  // past the kernel's last one
+        if (held == 1 && ::prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) != 0) give_up(p.outcome_fd, bounding_set);
+    }
+    if (::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) != 0) give_up(p.outcome_fd, capabilities_);
+    if (::syscall(SYS_setresgid, as.gid, as.gid, as.gid) != 0) give_up(p.outcome_fd, group_id);
+    if (::syscall(SYS_setresuid, as.uid, as.uid, as.uid) != 0) give_up(p.outcome_fd, user_id);
+    __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+    __user_cap_data_struct none[2]{};
+    if (::syscall(SYS_capset, &header, none) != 0) give_up(p.outcome_fd, capabilities_);
+    if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) give_up(p.outcome_fd, no_new_privs);
+}
+
+[[noreturn]] void child(Prepared p) noexcept {
+    place_descriptors(p);
+    if (::setsid() < 0) give_up(p.outcome_fd, new_session);
+    char byte;
+    ssize_t n;
+    do n = ::read(p.gate_fd, &byte, 1); while (n < 0 && errno == EINTR);
+    if (n != 1) ::_exit(127);  // the daemon went, or thought better of it
+    if (p.command->unshare_flags != 0 && ::unshare(p.command->unshare_flags) != 0) give_up(p.outcome_fd, namespaces);
+    for (const ResourceLimit& limit : p.command->limits) {
+        const rlimit value{limit.value, limit.value};
+        if (::setrlimit(static_cast<__rlimit_resource>(limit.resource), &value) != 0) give_up(p.outcome_fd, limits);
+    }
+    if (p.command->as) drop_privileges(p);
+    if (p.command->dies_with_daemon) {
+        // After the change of user, which clears it; and the daemon may have gone before.
+        if (::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) != 0) give_up(p.outcome_fd, parent_death);
+        if (::getppid() != p.parent) ::_exit(127);
+    }
+    if (::chdir(p.cwd) != 0) give_up(p.outcome_fd, directory);
+    ::umask(077);
+    for (int number = 1; number < NSIG; ++number) {
+        struct sigaction standard{};
+        standard.sa_handler = SIG_DFL;
+        ::sigaction(number, &standard, nullptr);  // fails only for those that cannot be changed
+    }
+    sigset_t empty;
+    ::sigemptyset(&empty);
+    if (::sigprocmask(SIG_SETMASK, &empty, nullptr) != 0) give_up(p.outcome_fd, signals);
+    ::execve(p.path, p.argv, p.env);
+    give_up(p.outcome_fd, execute);
+}
+
+std::vector<char*> pointers(const std::vector<std::string>& strings) {
+    std::vector<char*> out;
+    for (const std::string& s : strings) out.push_back(const_cast<char*>(s.c_str()));
+    out.push_back(nullptr);
+    return out;
+}
+
+std::pair<UniqueFd, UniqueFd> make_pipe() {
+    int fds[2];
+    if (::pipe2(fds, O_CLOEXEC) != 0) throw Error::from_errno("make a pipe");
+    return {UniqueFd(fds[0]), UniqueFd(fds[1])};
+}
+
+// While the child still has the daemon's handlers, no signal may reach it.
+class BlockSignals {
+public:
+    BlockSignals() {
+        sigset_t all;
+        ::sigfillset(&all);
+        ::pthread_sigmask(SIG_SETMASK, &all, &before_);
+    }
+    ~BlockSignals() { ::pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+
+private:
+    sigset_t before_;
+};
+
+}  // namespace
+
+const char* describe_step(int step) noexcept {
+    const auto at = static_cast<std::size_t>(step);
+    return at < step_names.size() ? step_names[at] : "start it";
+}
+
+GatedChild fork_gated(const Command& command) {
+    if (command.path.empty() || command.path.front() != '/')
+        throw Error(ErrorCode::invalid_argument, "a program's path must be absolute: " + command.path);
+    if (command.argv.empty()) throw Error(ErrorCode::invalid_argument, "a program needs its name as first argument: " + command.path);
+    const std::vector<char*> argv = pointers(command.argv);
+    const std::vector<char*> env = pointers(command.env);
+    std::vector<int> moved(command.fds.size());
+    int highest = first_free_fd - 1;
+    for (const PassedFd& passed : command.fds) {
+        if (passed.number < 0 || passed.number > 1000)
+            throw Error(ErrorCode::invalid_argument, "no such file descriptor number: " + std::to_string(passed.number));
+        highest = std::max(highest, passed.number);
+    }
+    const UniqueFd null = open_file("/dev/null", O_RDWR);
+    auto [gate_read, gate_write] = make_pipe();
+    auto [outcome_read, outcome_write] = make_pipe();
+    const Prepared prepared{command.path.c_str(), command.cwd.c_str(), argv.data(), env.data(), command.fds.data(), moved.data(),
+                            command.fds.size(), highest, null.get(), gate_read.get(), outcome_write.get(), &command, ::getpid()};
+    int pidfd = -1;
+    long pid;
+    {
+        const BlockSignals block;
+        // fork with a pidfd. Without CLONE_VM, so the child waits at its gate without stopping anybody.
+        pid = ::syscall(SYS_clone, CLONE_PIDFD | SIGCHLD, nullptr, &pidfd, nullptr, nullptr);
+        if (pid == 0) child(prepared);
+    }
+    if (pid < 0) throw Error::from_errno("start " + command.path);
+    return GatedChild{static_cast<pid_t>(pid), UniqueFd(pidfd), std::move(gate_write), std::move(outcome_read)};
+}
+
+}  // namespace pyro::supervise

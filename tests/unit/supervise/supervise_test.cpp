@@ -1,0 +1,347 @@
+// Real processes. Those that change user or make cgroups need root and say so when they cannot.
+#include "common/error.hpp"
+#include "daemon/io/event.hpp"
+#include "daemon/io/stream.hpp"
+#include "daemon/supervise/supervisor.hpp"
+#include "tests/support/catch.hpp"
+#include "tests/support/run_coro.hpp"
+
+#include <sstream>
+
+#include <fcntl.h>
+#include <sched.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+using namespace pyro;
+using supervise::Command;
+using supervise::ExitStatus;
+using supervise::ProcessIdentity;
+using test::run_coro;
+
+namespace {
+
+const std::string instance = "test-" + std::to_string(::getpid());
+
+std::pair<UniqueFd, UniqueFd> make_test_pipe() {
+    int fds[2];
+    REQUIRE(::pipe2(fds, O_CLOEXEC) == 0);
+    return {UniqueFd(fds[0]), UniqueFd(fds[1])};
+}
+
+Command shell(const std::string& script) {
+    Command c;
+    c.path = "/bin/sh";
+    c.argv = {"sh", "-c", script};
+    c.env = {"PATH=/usr/bin:/bin"};
+    return c;
+}
+
+struct Output {
+    std::string text;
+    ExitStatus status;
+};
+
+io::Task<std::string> read_all(UniqueFd fd) {
+    io::Executor executor = co_await io::this_executor();
+    io::Stream stream(executor, std::move(fd));
+    std::string out, chunk(4096, '\0');
+    for (;;) {
+        const std::size_t n = co_await stream.read_some(chunk, std::stop_token());
+        if (n == 0) co_return out;
+        out.append(chunk, 0, n);
+    }
+}
+
+io::Task<Output> output_of(supervise::Supervisor& supervisor, Command command) {
+    auto [read_end, write_end] = make_test_pipe();
+    command.fds.push_back({std::move(write_end), 1});
+    supervise::Scope scope;
+    scope.name = "one";
+    auto process = co_await supervisor.spawn(std::move(command), scope, {});
+    Output out;
+    out.text = co_await read_all(std::move(read_end));
+    out.status = co_await process->wait({});
+    co_await supervisor.remove("one", {});
+    co_return out;
+}
+
+std::string field(const std::string& status, const std::string& name) {
+    std::istringstream in(status);
+    for (std::string line; std::getline(in, line);)
+        if (line.starts_with(name + ":")) {
+            std::string value = line.substr(name.size() + 1);
+            value.erase(0, value.find_first_not_of("\t "));
+            return value;
+        }
+    return "?";
+}
+
+bool is_root() {
+    if (::geteuid() == 0) return true;
+    WARN("not root: changing user is not tested");
+    return false;
+}
+
+}  // namespace
+
+TEST_CASE("a program runs with exactly its arguments, environment, directory and descriptors") {
+    run_coro([]() -> io::Task<void> {
+        auto supervisor = supervise::make_plain_supervisor(instance);
+        Command command = shell("pwd; env | sort; umask; ls /proc/$$/fd; cat <&9; exit 7");
+        command.env = {"PATH=/usr/bin:/bin", "A=b c"};
+        command.cwd = "/usr";
+        auto [read_end, write_end] = make_test_pipe();
+        write_all(write_end.get(), "nine\n");
+        write_end.reset();
+        command.fds.push_back({std::move(read_end), 9});
+        const auto out = co_await output_of(*supervisor, std::move(command));
+        REQUIRE(out.text == "/usr\nA=b c\nPATH=/usr/bin:/bin\nPWD=/usr\n0077\n0\n1\n2\n9\nnine\n");
+        REQUIRE(out.status.code == 7);
+        REQUIRE(out.status.describe() == "exit status 7");
+    });
+}
+
+TEST_CASE("descriptors may swap numbers") {
+    run_coro([]() -> io::Task<void> {
+        auto supervisor = supervise::make_plain_supervisor(instance);
+        auto [read_a, write_a] = make_test_pipe();
+        auto [read_b, write_b] = make_test_pipe();
+        write_all(write_a.get(), "a");
+        write_all(write_b.get(), "b");
+        write_a.reset();
+        write_b.reset();
+        Command command = shell("cat <&3; cat <&4");
+        const int a = read_a.get(), b = read_b.get();
+        // Whatever numbers they have here, the child sees them exchanged.
+        UniqueFd low_a(::fcntl(a, F_DUPFD_CLOEXEC, 3)), low_b(::fcntl(b, F_DUPFD_CLOEXEC, 3));
+        command.fds.push_back({std::move(low_b), 3});
+        command.fds.push_back({std::move(low_a), 4});
+        const auto out = co_await output_of(*supervisor, std::move(command));
+        REQUIRE(out.text == "ba");
+    });
+}
+
+TEST_CASE("what cannot be executed is an error with the reason, and leaves nothing") {
+    run_coro([]() -> io::Task<void> {
+        auto supervisor = supervise::make_plain_supervisor(instance);
+        for (const char* path : {"/nonexistent/program", "/etc/passwd"}) {
+            Command command;
+            command.path = path;
+            command.argv = {"x"};
+            supervise::Scope scope;
+            scope.name = "bad";
+            std::string message;
+            try {
+                co_await supervisor->spawn(std::move(command), scope, {});
+            } catch (const Error& e) {
+                REQUIRE(e.code() == ErrorCode::failed_precondition);
+                message = e.message();
+            }
+            REQUIRE_THAT(message, Catch::Matchers::Contains(std::string(path) + ": could not execute it"));
+        }
+        REQUIRE(supervisor->scopes().empty());
+        REQUIRE(::waitpid(-1, nullptr, WNOHANG) == -1);  // no child is left
+    });
+}
+
+TEST_CASE("the record is written while the program still waits, and a failing record stops it") {
+    run_coro([]() -> io::Task<void> {
+        auto supervisor = supervise::make_plain_supervisor(instance);
+        auto [read_end, write_end] = make_test_pipe();
+        Command command = shell("echo ran");
+        command.fds.push_back({std::move(write_end), 1});
+        supervise::Scope scope;
+        scope.name = "gated";
+        ProcessIdentity seen;
+        std::function<void(const ProcessIdentity&)> refuse = [&](const ProcessIdentity& identity) {
+            seen = identity;
+            REQUIRE(supervise::identify(identity.pid) == identity);
+            throw Error(ErrorCode::internal, "no record");
+        };
+        bool refused = false;
+        try {
+            co_await supervisor->spawn(std::move(command), scope, refuse);
+        } catch (const Error& e) {
+            refused = e.message() == "no record";
+        }
+        REQUIRE(refused);
+        const std::string text = co_await read_all(std::move(read_end));
+        REQUIRE(text.empty());
+        REQUIRE_FALSE(supervise::identify(seen.pid).has_value());
+        REQUIRE(supervisor->scopes().empty());
+    });
+}
+
+TEST_CASE("a program with credentials has no privilege left, of any kind") {
+    if (!is_root()) return;
+    run_coro([]() -> io::Task<void> {
+        auto supervisor = supervise::make_plain_supervisor(instance);
+        Command command = shell("cat /proc/self/status; readlink /proc/self/ns/net; ulimit -n");
+        command.as = supervise::Credentials{54321, 54322, {54323}};
+        command.unshare_flags = CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS;
+        command.limits = {{RLIMIT_NOFILE, 77}};
+        char here[64] = {};
+        REQUIRE(::readlink("/proc/self/ns/net", here, sizeof here - 1) > 0);
+        const auto out = co_await output_of(*supervisor, std::move(command));
+        REQUIRE(field(out.text, "Uid") == "54321\t54321\t54321\t54321");
+        REQUIRE(field(out.text, "Gid") == "54322\t54322\t54322\t54322");
+        REQUIRE(field(out.text, "Groups") == "54323 ");
+        for (const char* set : {"CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"}) REQUIRE(field(out.text, set) == "0000000000000000");
+        REQUIRE(field(out.text, "NoNewPrivs") == "1");
+        REQUIRE(field(out.text, "SigIgn") == "0000000000000000");
+        REQUIRE(field(out.text, "SigBlk") == "0000000000000000");
+        REQUIRE_THAT(out.text, !Catch::Matchers::Contains(here));
+        REQUIRE_THAT(out.text, Catch::Matchers::EndsWith("\n77\n"));
+    });
+}
+
+TEST_CASE("every waiter gets the status, and asks again in vain for another") {
+    run_coro([]() -> io::Task<void> {
+        io::Executor executor = co_await io::this_executor();
+        auto supervisor = supervise::make_plain_supervisor(instance);
+        supervise::Scope scope;
+        scope.name = "waited";
+        auto [read_end, write_end] = make_test_pipe();
+        Command command = shell("cat");
+        command.fds.push_back({std::move(read_end), 0});
+        auto process = co_await supervisor->spawn(std::move(command), scope, {});
+        std::stop_source impatient;
+        impatient.request_stop();
+        bool cancelled = false;
+        try { co_await process->wait(impatient.get_token()); } catch (const Cancelled&) { cancelled = true; }
+        REQUIRE(cancelled);
+        process->signal(SIGTERM);
+        for (int i = 0; i < 2; ++i) {
+            const ExitStatus status = co_await process->wait({});
+            REQUIRE(status.signal == SIGTERM);
+            REQUIRE(status.describe() == "killed by signal 15");
+        }
+        co_await supervisor->remove("waited", {});
+    });
+}
+
+TEST_CASE("killing a scope reaches what left its group and session") {
+    run_coro([]() -> io::Task<void> {
+        auto supervisor = supervise::make_plain_supervisor(instance);
+        if (!supervisor->capabilities().kills_whole_tree) {
+            WARN("no cgroup is writable: only process groups are killed");
+            co_return;
+        }
+        supervise::Scope scope;
+        scope.name = "tree";
+        scope.tasks_max = 20;
+        // The pipe is at its end only when the last process that holds it is gone.
+        auto [read_end, write_end] = make_test_pipe();
+        Command command = shell("setsid setsid -f sh -c 'echo escaped; exec tail -f /dev/null'; exec tail -f /dev/null");
+        command.fds.push_back({std::move(write_end), 1});
+        auto process = co_await supervisor->spawn(std::move(command), scope, {});
+        io::Executor executor = co_await io::this_executor();
+        io::Stream out(executor, std::move(read_end));
+        auto line = co_await out.read_line(100, {});
+        REQUIRE(line == "escaped");
+        process->kill();
+        line = co_await out.read_line(100, {});
+        REQUIRE_FALSE(line);
+        const ExitStatus status = co_await process->wait({});
+        REQUIRE(status.signal == SIGKILL);
+        co_await supervisor->remove("tree", {});
+        REQUIRE(supervisor->scopes().empty());
+        co_await supervisor->remove("tree", {});
+    });
+}
+
+TEST_CASE("a scope removed takes along what its program left behind") {
+    run_coro([]() -> io::Task<void> {
+        auto supervisor = supervise::make_plain_supervisor(instance);
+        if (!supervisor->capabilities().kills_whole_tree) co_return;
+        supervise::Scope scope;
+        scope.name = "left";
+        auto [read_end, write_end] = make_test_pipe();
+        Command command = shell("setsid -f tail -f /dev/null");
+        command.fds.push_back({std::move(write_end), 1});
+        auto process = co_await supervisor->spawn(std::move(command), scope, {});
+        co_await process->wait({});
+        co_await supervisor->remove("left", {});
+        const std::string rest = co_await read_all(std::move(read_end));
+        REQUIRE(rest.empty());
+    });
+}
+
+TEST_CASE("a program bound to the daemon dies with it, also under another user") {
+    if (!is_root()) return;
+    // A forked copy plays the daemon; its program holds a pipe whose end shows its death.
+    auto [alive_read, alive_write] = make_test_pipe();
+    auto [ready_read, ready_write] = make_test_pipe();
+    const pid_t daemon = ::fork();
+    if (daemon == 0) {
+        alive_read.reset();
+        ready_read.reset();
+        run_coro([&]() -> io::Task<void> {
+            auto supervisor = supervise::make_plain_supervisor(instance + "-d");
+            Command command = shell("echo up >&4; exec tail -f /dev/null");
+            command.as = supervise::Credentials{54321, 54321, {}};
+            command.dies_with_daemon = true;
+            command.fds.push_back({std::move(alive_write), 3});
+            command.fds.push_back({std::move(ready_write), 4});
+            supervise::Scope scope;
+            scope.name = "bound";
+            auto process = co_await supervisor->spawn(std::move(command), scope, {});
+            co_await process->wait({});
+        });
+        ::_exit(0);
+    }
+    alive_write.reset();
+    ready_write.reset();
+    char up[4] = {};
+    REQUIRE(::read(ready_read.get(), up, 3) == 3);
+    ::kill(daemon, SIGKILL);
+    ::waitpid(daemon, nullptr, 0);
+    REQUIRE(read_up_to(alive_read.get(), 1).empty());  // ends only with the program
+    run_coro([]() -> io::Task<void> {
+        auto supervisor = supervise::make_plain_supervisor(instance + "-d");
+        if (supervisor->capabilities().kills_whole_tree) REQUIRE(supervisor->scopes() == std::vector<std::string>{"bound"});
+        co_await supervisor->remove("bound", {});
+    });
+}
+
+TEST_CASE("an adopted process is known by more than its pid") {
+    run_coro([]() -> io::Task<void> {
+        auto supervisor = supervise::make_plain_supervisor(instance);
+        auto later = supervise::make_plain_supervisor(instance);
+        supervise::Scope scope;
+        scope.name = "adopted";
+        auto process = co_await supervisor->spawn(shell("exec tail -f /dev/null"), scope, {});
+        ProcessIdentity identity = process->identity();
+        ProcessIdentity reused = identity;
+        reused.start_time += 1;
+        REQUIRE(later->adopt(reused, scope) == nullptr);
+        ProcessIdentity other_boot = identity;
+        other_boot.boot_id = "00000000-0000-0000-0000-000000000000";
+        REQUIRE(later->adopt(other_boot, scope) == nullptr);
+        auto adopted = later->adopt(identity, scope);
+        REQUIRE(adopted);
+        adopted->kill();
+        const ExitStatus known = co_await process->wait({});
+        REQUIRE(known.signal == SIGKILL);
+        const ExitStatus unknown = co_await adopted->wait({});
+        REQUIRE_FALSE(unknown.known);
+        REQUIRE(unknown.describe() == "ended");
+        REQUIRE(later->adopt(identity, scope) == nullptr);
+        co_await later->remove("adopted", {});
+    });
+}
+
+TEST_CASE("a scope name cannot leave its directory") {
+    run_coro([]() -> io::Task<void> {
+        auto supervisor = supervise::make_plain_supervisor(instance);
+        for (const char* name : {"", "../x", "a/b", "A", "a b"}) {
+            supervise::Scope scope;
+            scope.name = name;
+            bool refused = false;
+            try { co_await supervisor->spawn(shell("true"), scope, {}); } catch (const Error& e) { refused = e.code() == ErrorCode::invalid_argument; }
+            REQUIRE(refused);
+        }
+    });
+}
