@@ -106,6 +106,7 @@ public:
           directory_(request.at("directory_fd").get<int>()),
           max_bytes_(request.value("max_bytes", std::uint64_t{64} << 30)),
           attempts_(std::clamp(request.value("attempts", 5), 1, 20)),
+          unreachable_attempts_(std::clamp(request.value("unreachable_attempts", 3), 1, 20)),
           retry_base_(std::clamp(request.value("retry_base_ms", 500), 1, 60'000)),
           http_(options_of(request)) {
         if (request.contains("credentials")) {
@@ -181,6 +182,10 @@ private:
                 policy.ca_pem = read_up_to(given["ca_fd"].get<int>(), 1u << 20);
             options.hosts.emplace(host, std::move(policy));
         }
+        // A registry's token service on the same host is as trusted as the registry.
+        const Url endpoint = Url::parse(request.at("endpoint").get<std::string>());
+        if (const auto own = options.hosts.find(endpoint.host + ":" + endpoint.port); own != options.hosts.end())
+            options.hosts.emplace(endpoint.host, own->second);
         return options;
     }
 
@@ -314,6 +319,8 @@ private:
                 left = attempts_;
                 pause = std::chrono::milliseconds(retry_base_);
             }
+            if (error->details().contains("cause"))
+                left = std::min(left, unreachable_attempts_);
             if (--left <= 0 || round >= max_rounds)
                 throw *error;
             wait(asked.value_or(pause));
@@ -475,7 +482,7 @@ private:
     std::string repository_, selector_;
     int directory_;
     std::uint64_t max_bytes_;
-    int attempts_;
+    int attempts_, unreachable_attempts_;
     int retry_base_;
     std::string credentials_, authorization_;
     std::set<std::string> have_;

@@ -34,6 +34,10 @@ void Events::progress(std::string_view phase, std::string_view digest, std::uint
     line({{"event", "progress"}, {"phase", phase}, {"digest", digest}, {"done", done}, {"total", total}});
 }
 
+void Events::step(std::string_view phase, std::string_view message) {
+    line({{"event", "progress"}, {"phase", phase}, {"digest", ""}, {"done", 0}, {"total", 0}, {"message", message}});
+}
+
 void Events::result(nlohmann::json result) {
     result["event"] = "result";
     line(result);

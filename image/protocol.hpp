@@ -17,6 +17,7 @@ class Events {
 public:
     explicit Events(int fd) : fd_(fd) {}
     void progress(std::string_view phase, std::string_view digest, std::uint64_t done, std::uint64_t total);
+    void step(std::string_view phase, std::string_view message);  // for work whose size is not known
     void result(nlohmann::json result);
     void error(const Error& error);
 

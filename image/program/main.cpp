@@ -6,6 +6,7 @@
 #include <sys/prctl.h>
 #include <csignal>
 
+#include "image/bootstrap.hpp"
 #include "image/build.hpp"
 #include "image/fetch.hpp"
 #include "image/protocol.hpp"
@@ -30,6 +31,8 @@ int run(const char* command) {
         } else if (std::strcmp(command, "build") == 0) {
             enter_sandbox(sandbox);
             events.result(image::build_image(request, events));
+        } else if (std::strcmp(command, "bootstrap") == 0) {
+            events.result(image::bootstrap(request, events));
         } else if (std::strcmp(command, "unpack") == 0) {
             sandbox.writable_directories = {request.at("directory_fd").get<int>()};
             sandbox.max_files = 1024;  // one for each level of a deep tree
@@ -53,7 +56,7 @@ int run(const char* command) {
 
 int main(int argc, char** argv) {
     if (argc != 2) {
-        std::fputs("pyro-image is started by pyrod: pyro-image fetch|build|unpack, request on standard input\n", stderr);
+        std::fputs("pyro-image is started by pyrod: pyro-image fetch|build|unpack|bootstrap, request on standard input\n", stderr);
         return 2;
     }
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
