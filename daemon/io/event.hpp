@@ -18,7 +18,7 @@ public:
     void set() noexcept;    // wakes all waiters; stays set
     void reset() noexcept;
     bool is_set() const noexcept;
-    Task<void> wait(std::stop_token stop);
+    Task<void> wait(std::stop_token stop = {});
 
     struct State;
 
@@ -46,7 +46,7 @@ public:
     };
 
     Semaphore(Executor executor, std::size_t permits);
-    Task<Permit> acquire(std::stop_token stop);
+    Task<Permit> acquire(std::stop_token stop = {});
     std::size_t waiting() const noexcept;
 
 private:

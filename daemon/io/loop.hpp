@@ -27,7 +27,7 @@ class Signals {
 public:
     Signals(Executor executor, std::initializer_list<int> signals);
     ~Signals();
-    Task<int> next(std::stop_token stop);
+    Task<int> next(std::stop_token stop = {});
 
 private:
     struct State;

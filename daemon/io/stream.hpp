@@ -29,21 +29,26 @@ public:
     Stream(Stream&&) noexcept;
     Stream& operator=(Stream&&) noexcept;
 
-    static Task<Stream> connect(std::string path, std::stop_token stop);
+    static Task<Stream> connect(std::string path, std::stop_token stop = {});
 
     // Up to `into.size()` bytes, at least one; 0 at the end of the stream.
-    Task<std::size_t> read_some(std::span<char> into, std::stop_token stop);
+    Task<std::size_t> read_some(std::span<char> into, std::stop_token stop = {});
     // False at a clean end before the first byte; Error(unavailable) at an end in the middle.
-    Task<bool> read_exactly(std::span<char> into, std::stop_token stop);
+    Task<bool> read_exactly(std::span<char> into, std::stop_token stop = {});
     // One line without its newline; nothing at the end of the stream, where a line without newline is dropped.
     // Error(invalid_argument) once `limit` bytes came without a newline.
-    Task<std::optional<std::string>> read_line(std::size_t limit, std::stop_token stop);
+    Task<std::optional<std::string>> read_line(std::size_t limit, std::stop_token stop = {});
     // Error(unavailable) when the other side is gone.
-    Task<void> write_all(std::string bytes, std::stop_token stop);
+    Task<void> write_all(std::string bytes, std::stop_token stop = {});
 
     PeerCredentials peer() const;
     int native_handle() const noexcept;
     void shutdown_write() noexcept;
+    void shutdown_read() noexcept;  // what the other side sends from now on is an error there
+    // Whether, and until, the other side has closed both directions. After an end of the stream this tells a peer that is
+    // gone from one that only has no more to say.
+    bool hung_up() const noexcept;
+    Task<void> wait_hangup(std::stop_token stop);
     void close() noexcept;  // whoever waits gets Cancelled or Error(unavailable)
 
 private:
@@ -58,7 +63,7 @@ class Listener {
 public:
     Listener(Executor executor, UniqueFd listening);
     ~Listener();
-    Task<Stream> accept(std::stop_token stop);
+    Task<Stream> accept(std::stop_token stop = {});
     void close() noexcept;
 
 private:
@@ -67,6 +72,6 @@ private:
 };
 
 // Waits until a descriptor (a pidfd, an inotify) is readable. Does not own it.
-Task<void> wait_readable(int fd, std::stop_token stop);
+Task<void> wait_readable(int fd, std::stop_token stop = {});
 
 }  // namespace pyro::io

@@ -15,7 +15,7 @@ template <class T>
 using Task = asio::awaitable<T>;
 
 // Waits that take a stop token throw Cancelled when it is asked for; with one exception, said where it applies.
-Task<void> sleep_for(std::chrono::nanoseconds duration, std::stop_token stop);
+Task<void> sleep_for(std::chrono::nanoseconds duration, std::stop_token stop = {});
 
 // The executor of the calling coroutine.
 Task<Executor> this_executor();

@@ -45,9 +45,9 @@ TEST_CASE("an event wakes every waiter, and a stop wakes only its own") {
         group.spawn(stopped);
         group.spawn(waiting);
         group.spawn(waiting);
-        co_await io::sleep_for(1ms, {});
+        co_await io::sleep_for(1ms);
         stop.request_stop();
-        co_await io::sleep_for(1ms, {});
+        co_await io::sleep_for(1ms);
         REQUIRE(seen == std::vector<std::string>{"stopped"});
         event.set();
         co_await group.join();
@@ -62,7 +62,7 @@ TEST_CASE("a semaphore serves in order and loses no permit to a cancelled waiter
         io::TaskGroup group(executor);
         std::vector<int> order;
         std::stop_source stop;
-        auto held = co_await semaphore.acquire({});
+        auto held = co_await semaphore.acquire();
         std::function<io::Task<void>()> cancelled = [&]() -> io::Task<void> {
             auto permit = co_await semaphore.acquire(stop.get_token());
             order.push_back(-1);
@@ -70,20 +70,20 @@ TEST_CASE("a semaphore serves in order and loses no permit to a cancelled waiter
         group.spawn(cancelled);
         for (int i = 0; i < 3; ++i) {
             std::function<io::Task<void>()> body = [&, i]() -> io::Task<void> {
-                auto permit = co_await semaphore.acquire({});
+                auto permit = co_await semaphore.acquire();
                 order.push_back(i);
             };
             group.spawn(body);
         }
-        co_await io::sleep_for(1ms, {});
+        co_await io::sleep_for(1ms);
         REQUIRE(semaphore.waiting() == 4);
         stop.request_stop();
-        co_await io::sleep_for(1ms, {});
+        co_await io::sleep_for(1ms);
         REQUIRE(semaphore.waiting() == 3);
         held.release();
         co_await group.join();
         REQUIRE(order == std::vector<int>{0, 1, 2});
-        auto again = co_await semaphore.acquire({});
+        auto again = co_await semaphore.acquire();
         REQUIRE(semaphore.waiting() == 0);
     });
 }
@@ -109,12 +109,14 @@ TEST_CASE("offloaded work runs elsewhere, resumes here, and brings its exception
     io::WorkerPool pool(1);
     run_coro([&]() -> io::Task<void> {
         const auto here = std::this_thread::get_id();
-        const auto there = co_await io::offload(pool, [] { return std::this_thread::get_id(); });
+        const auto who = [] { return std::this_thread::get_id(); };
+        const auto there = co_await io::offload(pool, who);
         REQUIRE(there != here);
         REQUIRE(std::this_thread::get_id() == here);
+        const auto fail = [] { throw Error(ErrorCode::timeout, "x"); };
         bool thrown = false;
         try {
-            co_await io::offload(pool, [] { throw Error(ErrorCode::timeout, "x"); });
+            co_await io::offload(pool, fail);
         } catch (const Error& e) {
             thrown = e.code() == ErrorCode::timeout;
         }
@@ -128,17 +130,17 @@ TEST_CASE("lines are bounded, keep what follows, and a connection goes from line
         auto [left, right] = socket_pair();
         io::Stream a(executor, std::move(left));
         io::Stream b(executor, std::move(right));
-        co_await a.write_all("one\ntwo\nrest", {});
-        auto line = co_await b.read_line(10, {});
+        co_await a.write_all("one\ntwo\nrest");
+        auto line = co_await b.read_line(10);
         REQUIRE(line == "one");
-        line = co_await b.read_line(3, {});
+        line = co_await b.read_line(3);
         REQUIRE(line == "two");
         std::string rest(4, ' ');
-        co_await b.read_exactly(rest, {});
+        co_await b.read_exactly(rest);
         REQUIRE(rest == "rest");
-        co_await a.write_all(std::string(12, 'x'), {});
+        co_await a.write_all(std::string(12, 'x'));
         bool refused = false;
-        try { co_await b.read_line(10, {}); } catch (const Error& e) { refused = e.code() == ErrorCode::invalid_argument; }
+        try { co_await b.read_line(10); } catch (const Error& e) { refused = e.code() == ErrorCode::invalid_argument; }
         REQUIRE(refused);
     });
 }
@@ -148,13 +150,13 @@ TEST_CASE("the end of a stream is an end, and writing to nobody is an error") {
         io::Executor executor = co_await io::this_executor();
         auto [left, right] = socket_pair();
         io::Stream a(executor, std::move(left));
-        co_await a.write_all("half", {});
+        co_await a.write_all("half");
         right.reset();
         bool failed = false;
-        try { co_await a.write_all(std::string(1 << 20, 'x'), {}); } catch (const Error& e) { failed = e.code() == ErrorCode::unavailable; }
+        try { co_await a.write_all(std::string(1 << 20, 'x')); } catch (const Error& e) { failed = e.code() == ErrorCode::unavailable; }
         REQUIRE(failed);
         char byte;
-        const std::size_t n = co_await a.read_some(std::span<char>(&byte, 1), {});
+        const std::size_t n = co_await a.read_some(std::span<char>(&byte, 1));
         REQUIRE(n == 0);
     });
 }
@@ -169,8 +171,8 @@ TEST_CASE("a stopped read loses nothing that came later") {
         bool cancelled = false;
         try { co_await b.read_line(10, soon.token()); } catch (const Cancelled&) { cancelled = true; }
         REQUIRE(cancelled);
-        co_await a.write_all("later\n", {});
-        auto line = co_await b.read_line(10, {});
+        co_await a.write_all("later\n");
+        auto line = co_await b.read_line(10);
         REQUIRE(line == "later");
     });
 }

@@ -1,0 +1,146 @@
+#include "daemon/config.hpp"
+
+#include "common/error.hpp"
+#include "common/unique_fd.hpp"
+
+#include <algorithm>
+#include <functional>
+
+#include <toml++/toml.h>
+
+namespace pyro {
+
+namespace {
+
+// One table of the file: takes out what is known, and complains about what is left.
+class Section {
+public:
+    Section(toml::table& table, std::string where, const std::string& file) : table_(table), where_(std::move(where)), file_(file) {}
+
+    void read(const char* key, std::string& into) { take<std::string>(key, "a string", into); }
+    void read(const char* key, bool& into) { take<bool>(key, "true or false", into); }
+    void read(const char* key, std::int64_t& into, std::int64_t min = 0, std::int64_t max = INT64_MAX) {
+        take<std::int64_t>(key, "an integer", into);
+        if (into < min || into > max) refuse(key, "must be between " + std::to_string(min) + " and " + std::to_string(max));
+    }
+    void read(const char* key, std::vector<std::string>& into) {
+        toml::node* node = table_.get(key);
+        if (!node) return;
+        toml::array* array = node->as_array();
+        if (!array || !array->is_homogeneous<std::string>()) refuse(key, "must be a list of strings");
+        into.clear();
+        for (auto& item : *array) into.push_back(**item.as_string());
+        table_.erase(key);
+    }
+    void section(const char* key, const std::function<void(Section&)>& body) {
+        toml::node* node = table_.get(key);
+        if (!node) return;
+        if (!node->is_table()) refuse(key, "must be a table");
+        Section inner(*node->as_table(), path(key), file_);
+        body(inner);
+        inner.finish();
+        table_.erase(key);
+    }
+    // Every key of this table, whatever it is called.
+    void each_section(const std::function<void(const std::string&, Section&)>& body) {
+        for (const std::string& key : keys()) section(key.c_str(), [&](Section& inner) { body(key, inner); });
+    }
+    void each_string(const std::function<void(const std::string&, std::string)>& body) {
+        for (const std::string& key : keys()) {
+            std::string value;
+            read(key.c_str(), value);
+            body(key, std::move(value));
+        }
+    }
+    [[noreturn]] void refuse(const char* key, const std::string& why) {
+        throw Error(ErrorCode::invalid_argument, file_ + ": " + path(key) + " " + why, "correct the configuration and start pyrod again");
+    }
+    void finish() {
+        if (!table_.empty()) refuse(std::string(table_.begin()->first.str()).c_str(), "is not a setting of pyrod");
+    }
+
+private:
+    template <class T>
+    void take(const char* key, const char* expected, T& into) {
+        toml::node* node = table_.get(key);
+        if (!node) return;
+        auto value = node->value_exact<T>();
+        if (!value) refuse(key, std::string("must be ") + expected);
+        into = std::move(*value);
+        table_.erase(key);
+    }
+    std::vector<std::string> keys() const {
+        std::vector<std::string> out;
+        for (const auto& [key, node] : table_) out.emplace_back(key.str());
+        return out;
+    }
+    std::string path(const char* key) const { return where_.empty() ? key : where_ + "." + key; }
+
+    toml::table& table_;
+    std::string where_;
+    const std::string& file_;
+};
+
+}  // namespace
+
+Config load_config(const std::string& file) {
+    Config config;
+    toml::table root;
+    try {
+        root = toml::parse(read_file(file, 1 << 20));
+    } catch (const toml::parse_error& e) {
+        throw Error(ErrorCode::invalid_argument, file + ": line " + std::to_string(e.source().begin.line) + ": " + std::string(e.description()),
+                    "correct the configuration and start pyrod again");
+    }
+    Section top(root, "", file);
+    top.read("state_dir", config.state_dir);
+    top.read("run_dir", config.run_dir);
+    top.read("socket", config.socket);
+    top.read("socket_group", config.socket_group);
+    top.read("admin_group", config.admin_group);
+    top.section("guest", [&](Section& s) {
+        s.read("kernel", config.guest.kernel);
+        s.read("initramfs", config.guest.initramfs);
+        s.read("qemu", config.guest.qemu);
+        s.read("accelerator", config.guest.accelerator);
+        if (config.guest.accelerator != "auto" && config.guest.accelerator != "kvm" && config.guest.accelerator != "tcg")
+            s.refuse("accelerator", "must be auto, kvm or tcg");
+        s.read("uid_first", config.guest.uid_first, 1000, 4294967294);
+        s.read("uid_last", config.guest.uid_last, config.guest.uid_first, 4294967294);
+    });
+    top.section("workers", [&](Section& s) {
+        s.read("image", config.workers.image);
+        s.read("mmdebstrap", config.workers.mmdebstrap);
+        s.read("bubblewrap", config.workers.bubblewrap);
+    });
+    top.section("limits", [&](Section& s) {
+        s.read("vms", config.limits.vms, 1, 100000);
+        s.read("vms_per_user", config.limits.vms_per_user, 1, 100000);
+        s.read("mem_mib", config.limits.mem_mib);
+        s.read("mem_mib_per_user", config.limits.mem_mib_per_user);
+        s.read("sessions", config.limits.sessions, 1, 100000);
+        s.read("sessions_per_user", config.limits.sessions_per_user, 1, 100000);
+        s.read("requests_per_session", config.limits.requests_per_session, 1, 10000);
+        s.read("pulls", config.limits.pulls, 1, 64);
+    });
+    top.section("environments", [&](Section& s) {
+        s.read("sources", config.environments.sources);
+        for (const std::string& source : config.environments.sources)
+            if (source != "registry" && source != "debian-archive") s.refuse("sources", "may name registry and debian-archive");
+        s.read("max_image_mib", config.environments.max_image_mib, 1, 1 << 20);
+    });
+    top.section("mirror", [&](Section& s) { s.each_string([&](const std::string& host, std::string to) { config.mirror[host] = std::move(to); }); });
+    top.section("registry", [&](Section& s) {
+        s.each_section([&](const std::string& host, Section& r) {
+            Config::Registry& registry = config.registries[host];
+            r.read("plain_http", registry.plain_http);
+            r.read("allow_private", registry.allow_private);
+            r.read("ca_file", registry.ca_file);
+        });
+    });
+    top.section("host_compat", [&](Section& s) { s.read("allow", config.host_compat.allow); });
+    top.finish();
+    return config;
+}
+
+}  // namespace pyro

@@ -1,0 +1,64 @@
+// pyrod's configuration file: what it may say, and its defaults. Format: TOML 1.0; an unknown key is an error.
+#pragma once
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace pyro {
+
+struct Config {
+    std::string state_dir = "/var/lib/pyro";
+    std::string run_dir = "/run/pyro";
+    std::string socket = "/run/pyro/pyrod.sock";
+    std::string socket_group = "pyro";  // who may connect; falls back to root's group where it does not exist
+    std::string admin_group = "pyro-admin";
+
+    struct Guest {
+        std::string kernel = "/usr/lib/pyro/vmlinux";
+        std::string initramfs = "/usr/lib/pyro/initramfs";
+        std::string qemu = "/usr/bin/qemu-system-x86_64";
+        std::string accelerator = "auto";  // auto: KVM if a probe guest boots on it; kvm; tcg
+        std::int64_t uid_first = 2000000;  // every VM runs as a uid of its own from this range
+        std::int64_t uid_last = 2065535;
+    } guest;
+
+    struct Workers {
+        std::string image = "/usr/lib/pyro/pyro-image";
+        std::string mmdebstrap = "/usr/bin/mmdebstrap";
+        std::string bubblewrap = "/usr/bin/bwrap";
+    } workers;
+
+    struct Limits {
+        std::int64_t vms = 256;
+        std::int64_t vms_per_user = 64;
+        std::int64_t mem_mib = 0;           // guest memory of all VMs; 0: 80 % of the host's
+        std::int64_t mem_mib_per_user = 0;  // 0: half of the host's
+        std::int64_t sessions = 1024;
+        std::int64_t sessions_per_user = 64;
+        std::int64_t requests_per_session = 64;
+        std::int64_t pulls = 4;
+    } limits;
+
+    struct Environments {
+        std::vector<std::string> sources = {"registry", "debian-archive"};  // in this order, where the first cannot be reached
+        std::int64_t max_image_mib = 16384;
+    } environments;
+
+    struct Registry {
+        bool plain_http = false;
+        bool allow_private = false;  // may resolve to loopback, private or link-local addresses
+        std::string ca_file;
+    };
+    std::map<std::string, std::string> mirror;      // registry host -> registry to ask instead, "docker.io" = "127.0.0.1:5000"
+    std::map<std::string, Registry> registries;     // [registry."host:port"]
+
+    struct HostCompat {
+        bool allow = true;
+    } host_compat;
+};
+
+// Throws Error(invalid_argument) with the file, the place and what is allowed there.
+Config load_config(const std::string& path);
+
+}  // namespace pyro

@@ -1,0 +1,341 @@
+// One-shot VMs: run, and its life cycle taken apart.
+#pragma once
+#include "proto/method.hpp"
+
+namespace pyro::proto {
+
+enum class ExecutionMode { guest_kvm, guest_tcg, host_compat };
+constexpr auto enum_names(ExecutionMode) { return std::array<std::string_view, 3>{"guest_kvm", "guest_tcg", "host_compat"}; }
+
+enum class VmState { creating, booting, running, stopping, stopped, failed };
+constexpr auto enum_names(VmState) {
+    return std::array<std::string_view, 6>{"creating", "booting", "running", "stopping", "stopped", "failed"};
+}
+
+namespace limits {
+inline constexpr FieldOptions environment{.cli = Cli::positional, .min = 1, .max = 512, .completes = "environment"};
+inline constexpr FieldOptions vm_id{.cli = Cli::positional, .value = "VM", .min = 1, .max = 64, .completes = "vm"};
+inline constexpr FieldOptions vcpus{.min = 1, .max = 64, .defaulted = true};
+inline constexpr FieldOptions memory{.min = 128, .max = 262144, .defaulted = true};
+inline constexpr FieldOptions disk{.min = 8, .max = 1024, .defaulted = true};
+inline constexpr FieldOptions command_timeout{.value = "SECONDS", .min = 0, .max = 86400, .defaulted = true};
+inline constexpr FieldOptions ttl{.value = "SECONDS", .min = 1, .max = 86400, .defaulted = true};
+inline constexpr FieldOptions flag{.defaulted = true};
+inline constexpr FieldOptions argv{.cli = Cli::rest, .value = "CMD", .max = 4096, .defaulted = true};
+inline constexpr FieldOptions hidden_command{.cli = Cli::none, .min = 1, .max = 131072};
+}  // namespace limits
+
+// How a command is run in a guest. The fields are listed where they are used, so that every request is flat.
+struct VmRunParams {
+    static constexpr std::string_view doc = "Start a microVM from an environment, run one command in it, and clean it up.";
+    std::string environment;
+    std::vector<std::string> argv;
+    std::optional<std::string> command;
+    std::int64_t vcpu_count = 1;
+    std::int64_t mem_mib = 1024;
+    std::int64_t disk_gib = 8;
+    std::int64_t timeout_seconds = 30;
+    std::int64_t ttl_seconds = 600;
+    bool network = false;
+    bool allow_host_compat = false;
+    bool interactive = false;
+    bool tty = false;
+    std::map<std::string, std::string> env;
+    std::optional<std::string> workdir;
+    std::optional<std::string> user;
+    std::int64_t cols = 80;
+    std::int64_t rows = 24;
+    static constexpr auto fields() {
+        return std::array{
+            field<&VmRunParams::environment>("environment", "Catalog name or OCI reference", limits::environment),
+            field<&VmRunParams::argv>("argv", "Command and its arguments, run as they are; none: the image's command", limits::argv),
+            field<&VmRunParams::command>("command", "Command line, run by /bin/sh -lc; instead of argv", limits::hidden_command),
+            field<&VmRunParams::vcpu_count>("vcpu_count", "Virtual CPUs", limits::vcpus),
+            field<&VmRunParams::mem_mib>("mem_mib", "Memory in MiB", limits::memory),
+            field<&VmRunParams::disk_gib>("disk_gib", "Disk size in GiB", limits::disk),
+            field<&VmRunParams::timeout_seconds>("timeout_seconds", "Time the command may take from its start in the guest; 0: none", limits::command_timeout),
+            field<&VmRunParams::ttl_seconds>("ttl_seconds", "Time after which the VM is removed whatever it does", limits::ttl),
+            field<&VmRunParams::network>("network", "Give the VM a network with access to the internet", limits::flag),
+            field<&VmRunParams::allow_host_compat>("allow_host_compat", "Where no guest can boot, run in a sandbox on the host instead of failing", limits::flag),
+            field<&VmRunParams::interactive>("interactive", "Pass on standard input", {.short_flag = 'i', .defaulted = true}),
+            field<&VmRunParams::tty>("tty", "Give the command a terminal", {.short_flag = 't', .defaulted = true}),
+            field<&VmRunParams::env>("env", "Set an environment variable", {.short_flag = 'e', .value = "K=V", .max = 1024, .defaulted = true}),
+            field<&VmRunParams::workdir>("workdir", "Directory to start in; default: the image's", {.short_flag = 'w', .value = "DIR", .min = 1, .max = 4096}),
+            field<&VmRunParams::user>("user", "User to run as, name or uid[:gid]; default: the image's", {.short_flag = 'u', .value = "USER", .min = 1, .max = 256}),
+            field<&VmRunParams::cols>("cols", "Width of the terminal", {.cli = Cli::none, .min = 1, .max = 1000, .defaulted = true}),
+            field<&VmRunParams::rows>("rows", "Height of the terminal", {.cli = Cli::none, .min = 1, .max = 1000, .defaulted = true})};
+    }
+};
+
+struct ExecResult {
+    static constexpr std::string_view doc = "How a command ended. Its output came over the attach connection; the counts say how much.";
+    std::string vm_id;
+    std::optional<std::int64_t> exit_code;
+    std::optional<std::int64_t> signal;
+    bool timed_out = false;
+    bool oom = false;
+    std::int64_t duration_ms = 0;
+    ExecutionMode execution_mode = ExecutionMode::guest_tcg;
+    std::string environment;
+    std::string environment_digest;
+    std::int64_t stdout_bytes = 0;
+    std::int64_t stderr_bytes = 0;
+    std::optional<std::string> exec_error;
+    static constexpr auto fields() {
+        return std::array{
+            field<&ExecResult::vm_id>("vm_id", "The VM it ran in"),
+            field<&ExecResult::exit_code>("exit_code", "The command's exit status; absent if a signal or a time-out ended it"),
+            field<&ExecResult::signal>("signal", "Number of the signal that ended it"),
+            field<&ExecResult::timed_out>("timed_out", "Whether timeout_seconds ended it"),
+            field<&ExecResult::oom>("oom", "Whether the guest ran out of memory and killed it"),
+            field<&ExecResult::duration_ms>("duration_ms", "From its start to its end in the guest, in milliseconds"),
+            field<&ExecResult::execution_mode>("execution_mode", "guest_kvm and guest_tcg: a VM, with and without hardware virtualisation; host_compat: a sandbox on the host"),
+            field<&ExecResult::environment>("environment", "Environment as named in the request"),
+            field<&ExecResult::environment_digest>("environment_digest", "Identity of the environment it ran on"),
+            field<&ExecResult::stdout_bytes>("stdout_bytes", "Bytes sent on stream 1; read that many before closing"),
+            field<&ExecResult::stderr_bytes>("stderr_bytes", "Bytes sent on stream 2"),
+            field<&ExecResult::exec_error>("exec_error", "Why the command could not be executed; exit_code is then 126 or 127")};
+    }
+};
+
+// What clients make of an ExecResult and the streams they read: `run --json`, MCP and the SDK answer with this.
+struct RunReport {
+    static constexpr std::string_view doc = "A finished command with its output.";
+    std::string vm_id;
+    std::optional<std::int64_t> exit_code;
+    std::optional<std::int64_t> signal;
+    bool timed_out = false;
+    bool oom = false;
+    bool truncated = false;
+    std::int64_t duration_ms = 0;
+    ExecutionMode execution_mode = ExecutionMode::guest_tcg;
+    std::string environment;
+    std::string environment_digest;
+    std::string stdout_text;
+    std::string stderr_text;
+    std::optional<std::string> exec_error;
+    static constexpr auto fields() {
+        return std::array{
+            field<&RunReport::vm_id>("vm_id", "The VM it ran in"),
+            field<&RunReport::exit_code>("exit_code", "The command's exit status; absent if a signal or a time-out ended it"),
+            field<&RunReport::signal>("signal", "Number of the signal that ended it"),
+            field<&RunReport::timed_out>("timed_out", "Whether timeout_seconds ended it"),
+            field<&RunReport::oom>("oom", "Whether the guest ran out of memory and killed it"),
+            field<&RunReport::truncated>("truncated", "Whether the middle of stdout or stderr was left out"),
+            field<&RunReport::duration_ms>("duration_ms", "From its start to its end in the guest, in milliseconds"),
+            field<&RunReport::execution_mode>("execution_mode", "guest_kvm, guest_tcg or host_compat"),
+            field<&RunReport::environment>("environment", "Environment as named in the request"),
+            field<&RunReport::environment_digest>("environment_digest", "Identity of the environment it ran on"),
+            field<&RunReport::stdout_text>("stdout", "Standard output; invalid UTF-8 replaced"),
+            field<&RunReport::stderr_text>("stderr", "Standard error; invalid UTF-8 replaced"),
+            field<&RunReport::exec_error>("exec_error", "Why the command could not be executed; exit_code is then 126 or 127")};
+    }
+};
+
+struct VmRun {
+    static constexpr std::string_view name = "vm.run";
+    using Params = VmRunParams;
+    using Result = ExecResult;
+    static constexpr Traits traits{.cli = "run", .mcp = "vm_run", .sdk = "run_in_vm", .streams = true};
+};
+
+struct VmInfo {
+    static constexpr std::string_view doc = "A VM.";
+    std::string vm_id;
+    VmState state = VmState::creating;
+    std::string environment;
+    std::string environment_digest;
+    std::optional<ExecutionMode> execution_mode;
+    std::int64_t vcpu_count = 0;
+    std::int64_t mem_mib = 0;
+    std::int64_t disk_gib = 0;
+    bool network = false;
+    std::int64_t created_at = 0;
+    std::int64_t expires_at = 0;
+    std::optional<std::string> failure;
+    static constexpr auto fields() {
+        return std::array{
+            field<&VmInfo::vm_id>("vm_id", "Identity of the VM"),
+            field<&VmInfo::state>("state", "Where it is in its life cycle"),
+            field<&VmInfo::environment>("environment", "Environment as named at create"),
+            field<&VmInfo::environment_digest>("environment_digest", "Identity of that environment"),
+            field<&VmInfo::execution_mode>("execution_mode", "Known once it was started"),
+            field<&VmInfo::vcpu_count>("vcpu_count", "Virtual CPUs"),
+            field<&VmInfo::mem_mib>("mem_mib", "Memory in MiB"),
+            field<&VmInfo::disk_gib>("disk_gib", "Disk size in GiB"),
+            field<&VmInfo::network>("network", "Whether it has a network"),
+            field<&VmInfo::created_at>("created_at", "Unix seconds"),
+            field<&VmInfo::expires_at>("expires_at", "Unix seconds; it is removed then"),
+            field<&VmInfo::failure>("failure", "Why it failed")};
+    }
+};
+
+struct VmCreateParams {
+    static constexpr std::string_view doc = "Create a VM from an environment without starting it. It lives until exec, delete or its TTL.";
+    std::string environment;
+    std::int64_t vcpu_count = 1;
+    std::int64_t mem_mib = 1024;
+    std::int64_t disk_gib = 8;
+    std::int64_t ttl_seconds = 600;
+    bool network = false;
+    bool allow_host_compat = false;
+    static constexpr auto fields() {
+        return std::array{
+            field<&VmCreateParams::environment>("environment", "Catalog name or OCI reference", limits::environment),
+            field<&VmCreateParams::vcpu_count>("vcpu_count", "Virtual CPUs", limits::vcpus),
+            field<&VmCreateParams::mem_mib>("mem_mib", "Memory in MiB", limits::memory),
+            field<&VmCreateParams::disk_gib>("disk_gib", "Disk size in GiB", limits::disk),
+            field<&VmCreateParams::ttl_seconds>("ttl_seconds", "Time after which the VM is removed", limits::ttl),
+            field<&VmCreateParams::network>("network", "Give the VM a network with access to the internet", limits::flag),
+            field<&VmCreateParams::allow_host_compat>("allow_host_compat", "Where no guest can boot, use a sandbox on the host instead of failing", limits::flag)};
+    }
+};
+struct VmCreate {
+    static constexpr std::string_view name = "vm.create";
+    using Params = VmCreateParams;
+    using Result = VmInfo;
+    static constexpr Traits traits{.cli = "vm create", .mcp = "vm_create", .sdk = "create_vm"};
+};
+
+struct VmStartParams {
+    static constexpr std::string_view doc = "Start a created VM and wait until it takes commands.";
+    std::string vm_id;
+    static constexpr auto fields() { return std::array{field<&VmStartParams::vm_id>("vm_id", "The VM", limits::vm_id)}; }
+};
+struct VmStart {
+    static constexpr std::string_view name = "vm.start";
+    using Params = VmStartParams;
+    using Result = VmInfo;
+    static constexpr Traits traits{.cli = "vm start", .mcp = "vm_start", .sdk = "start_vm"};
+};
+
+struct VmExecParams {
+    static constexpr std::string_view doc = "Run one command in a VM, starting it if needed; the VM is removed afterwards.";
+    std::string vm_id;
+    std::vector<std::string> argv;
+    std::optional<std::string> command;
+    std::int64_t timeout_seconds = 30;
+    bool interactive = false;
+    bool tty = false;
+    std::map<std::string, std::string> env;
+    std::optional<std::string> workdir;
+    std::optional<std::string> user;
+    std::int64_t cols = 80;
+    std::int64_t rows = 24;
+    static constexpr auto fields() {
+        return std::array{
+            field<&VmExecParams::vm_id>("vm_id", "The VM", limits::vm_id),
+            field<&VmExecParams::argv>("argv", "Command and its arguments, run as they are; none: the image's command", limits::argv),
+            field<&VmExecParams::command>("command", "Command line, run by /bin/sh -lc; instead of argv", limits::hidden_command),
+            field<&VmExecParams::timeout_seconds>("timeout_seconds", "Time the command may take from its start in the guest; 0: none", limits::command_timeout),
+            field<&VmExecParams::interactive>("interactive", "Pass on standard input", {.short_flag = 'i', .defaulted = true}),
+            field<&VmExecParams::tty>("tty", "Give the command a terminal", {.short_flag = 't', .defaulted = true}),
+            field<&VmExecParams::env>("env", "Set an environment variable", {.short_flag = 'e', .value = "K=V", .max = 1024, .defaulted = true}),
+            field<&VmExecParams::workdir>("workdir", "Directory to start in; default: the image's", {.short_flag = 'w', .value = "DIR", .min = 1, .max = 4096}),
+            field<&VmExecParams::user>("user", "User to run as, name or uid[:gid]; default: the image's", {.short_flag = 'u', .value = "USER", .min = 1, .max = 256}),
+            field<&VmExecParams::cols>("cols", "Width of the terminal", {.cli = Cli::none, .min = 1, .max = 1000, .defaulted = true}),
+            field<&VmExecParams::rows>("rows", "Height of the terminal", {.cli = Cli::none, .min = 1, .max = 1000, .defaulted = true})};
+    }
+};
+struct VmExec {
+    static constexpr std::string_view name = "vm.exec";
+    using Params = VmExecParams;
+    using Result = ExecResult;
+    static constexpr Traits traits{.cli = "vm exec", .mcp = "vm_exec", .sdk = "exec_vm", .destructive = true, .streams = true};
+};
+
+struct VmStopParams {
+    static constexpr std::string_view doc = "Stop a running VM. Its disk stays until it is deleted or expires.";
+    std::string vm_id;
+    static constexpr auto fields() { return std::array{field<&VmStopParams::vm_id>("vm_id", "The VM", limits::vm_id)}; }
+};
+struct VmStop {
+    static constexpr std::string_view name = "vm.stop";
+    using Params = VmStopParams;
+    using Result = VmInfo;
+    static constexpr Traits traits{.cli = "vm stop", .mcp = "vm_stop", .sdk = "stop_vm"};
+};
+
+struct VmDeleteParams {
+    static constexpr std::string_view doc = "Delete a VM and everything it holds, in whatever state it is.";
+    std::string vm_id;
+    static constexpr auto fields() { return std::array{field<&VmDeleteParams::vm_id>("vm_id", "The VM", limits::vm_id)}; }
+};
+struct VmDeleteResult {
+    static constexpr std::string_view doc = "The VM is gone.";
+    std::string vm_id;
+    static constexpr auto fields() { return std::array{field<&VmDeleteResult::vm_id>("vm_id", "The VM that was deleted")}; }
+};
+struct VmDelete {
+    static constexpr std::string_view name = "vm.delete";
+    using Params = VmDeleteParams;
+    using Result = VmDeleteResult;
+    static constexpr Traits traits{.cli = "vm delete", .mcp = "vm_delete", .sdk = "delete_vm", .destructive = true};
+};
+
+struct VmStatusParams {
+    static constexpr std::string_view doc = "Show one VM.";
+    std::string vm_id;
+    static constexpr auto fields() { return std::array{field<&VmStatusParams::vm_id>("vm_id", "The VM", limits::vm_id)}; }
+};
+struct VmStatus {
+    static constexpr std::string_view name = "vm.status";
+    using Params = VmStatusParams;
+    using Result = VmInfo;
+    static constexpr Traits traits{.cli = "vm status", .mcp = "vm_status", .sdk = "status_vm", .read_only = true};
+};
+
+struct VmNetworkInfoParams {
+    static constexpr std::string_view doc = "Show the network of a VM.";
+    std::string vm_id;
+    static constexpr auto fields() { return std::array{field<&VmNetworkInfoParams::vm_id>("vm_id", "The VM", limits::vm_id)}; }
+};
+struct VmNetworkInfoResult {
+    static constexpr std::string_view doc = "The network of a VM.";
+    std::string vm_id;
+    bool network = false;
+    static constexpr auto fields() {
+        return std::array{field<&VmNetworkInfoResult::vm_id>("vm_id", "The VM"),
+                          field<&VmNetworkInfoResult::network>("network", "Whether it has a network interface at all")};
+    }
+};
+struct VmNetworkInfo {
+    static constexpr std::string_view name = "vm.network_info";
+    using Params = VmNetworkInfoParams;
+    using Result = VmNetworkInfoResult;
+    static constexpr Traits traits{.cli = "vm network-info", .mcp = "vm_network_info", .sdk = "network_info_vm", .read_only = true};
+};
+
+struct VmListParams {
+    static constexpr std::string_view doc = "List your VMs, newest first.";
+    static constexpr auto fields() { return std::array<FieldInfo, 0>{}; }
+};
+struct VmListResult {
+    static constexpr std::string_view doc = "VMs, newest first.";
+    std::vector<VmInfo> vms;
+    static constexpr auto fields() { return std::array{field<&VmListResult::vms>("vms", "The VMs")}; }
+};
+struct VmList {
+    static constexpr std::string_view name = "vm.list";
+    using Params = VmListParams;
+    using Result = VmListResult;
+    static constexpr Traits traits{.cli = "vm list", .sdk = "list_vms", .read_only = true};
+};
+
+struct VmReapExpiredParams {
+    static constexpr std::string_view doc = "Remove your VMs whose TTL is over now, instead of a moment later.";
+    static constexpr auto fields() { return std::array<FieldInfo, 0>{}; }
+};
+struct VmReapExpiredResult {
+    static constexpr std::string_view doc = "What was removed.";
+    std::vector<std::string> reaped;
+    static constexpr auto fields() { return std::array{field<&VmReapExpiredResult::reaped>("reaped", "Ids of the VMs that were removed")}; }
+};
+struct VmReapExpired {
+    static constexpr std::string_view name = "vm.reap_expired";
+    using Params = VmReapExpiredParams;
+    using Result = VmReapExpiredResult;
+    static constexpr Traits traits{.cli = "vm reap-expired", .mcp = "vm_reap_expired", .sdk = "reap_expired", .destructive = true};
+};
+
+}  // namespace pyro::proto

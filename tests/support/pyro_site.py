@@ -1,0 +1,254 @@
+"""A pyro of its own for one test module: daemon, state and socket in a fresh directory, and a check that nothing is left.
+
+Everything is real: the daemon as root, the CLI, QEMU with the built kernel and agent, a registry on loopback.
+"""
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+BUILD = pathlib.Path(os.environ.get("PYRO_BUILD", ROOT / "build"))
+BIN = BUILD / "bin"
+PREPARED = BUILD / "test-environments"  # made once per suite by tests/vm/pyro/prepare.py
+WAIT = 120  # seconds: a deadline that only a hang reaches
+
+
+def processes():
+    for entry in pathlib.Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                yield int(entry.name), (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+
+
+class Site:
+    def __init__(self, config="", environments=True, pyrod=None, env=None):
+        self.path = pathlib.Path(tempfile.mkdtemp(prefix="pyro-", dir="/tmp"))
+        self.path.chmod(0o711)
+        self.state, self.run_dir, self.socket = self.path / "state", self.path / "run", self.path / "sock"
+        self.state.mkdir()
+        if environments:
+            # cp keeps holes; a copy has other inodes, which makes the daemon look at the content once.
+            subprocess.run(["cp", "-a", "--sparse=always", f"{PREPARED}/state/.", self.state], check=True)
+        self.config = self.path / "pyrod.toml"
+        self.write_config(config)
+        self.pyrod = str(pyrod or BIN / "pyrod")
+        self.env = {**os.environ, "PYRO_SOCKET": str(self.socket), **(env or {})}
+        self.daemon = None
+        self.guests = 0
+
+    def write_config(self, extra):
+        self.config.write_text(
+            f'state_dir = "{self.state}"\nrun_dir = "{self.run_dir}"\nsocket = "{self.socket}"\nsocket_group = "root"\n{self.top_level(extra)}\n'
+            f'[guest]\nkernel = "{BUILD}/guest/vmlinux"\ninitramfs = "{BUILD}/guest/initramfs"\n\n'
+            f'[workers]\nimage = "{BIN}/pyro-image"\n\n{self.tables(extra)}')
+
+    @staticmethod
+    def top_level(extra):
+        return extra.split("[", 1)[0]
+
+    @staticmethod
+    def tables(extra):
+        return "[" + extra.split("[", 1)[1] if "[" in extra else ""
+
+    # The daemon
+
+    def start(self, env=None):
+        ready, write = os.pipe()
+        log = open(self.path / "pyrod.log", "ab")
+        self.daemon = subprocess.Popen([self.pyrod, "--config", str(self.config), "--ready-fd", str(write)], pass_fds=[write],
+                                       stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **(env or {})})
+        log.close()
+        os.close(write)
+        with os.fdopen(ready) as pipe:
+            said = pipe.read()
+        if said != "ready\n":
+            raise AssertionError(f"pyrod did not start ({self.daemon.wait()}):\n{self.log()}")
+        return self
+
+    def log(self):
+        return (self.path / "pyrod.log").read_text(errors="replace")
+
+    def stop(self):
+        """An orderly end; counts the guests that were booted."""
+        if self.daemon and self.daemon.poll() is None:
+            with contextlib.suppress(Exception):
+                self.guests += self.call("system.status")["boots"]
+            self.daemon.send_signal(signal.SIGTERM)
+            code = self.daemon.wait(WAIT)
+            assert code == 0, f"pyrod ended with {code}:\n{self.log()}"
+        self.daemon = None
+
+    def kill(self):
+        """The daemon dies as by the OOM killer."""
+        with contextlib.suppress(Exception):
+            self.guests += self.call("system.status")["boots"]
+        self.daemon.kill()
+        self.daemon.wait(WAIT)
+        self.daemon = None
+
+    def close(self):
+        """Ends the site and fails if anything of it is left."""
+        try:
+            self.stop()
+            self.check_leaks()
+        finally:
+            if self.daemon:
+                self.daemon.kill()
+                self.daemon.wait()
+            for pid in self.own_processes():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            with open(BUILD / "guests-booted", "a") as count:
+                count.write(f"{self.guests}\n")
+            shutil.rmtree(self.path, ignore_errors=True)
+
+    def __enter__(self):
+        return self.start()
+
+    def __exit__(self, *_):
+        self.close()
+
+    # What it leaves
+
+    def own_processes(self):
+        return [pid for pid, command in processes() if str(self.path) in command and pid != os.getpid()]
+
+    def vm_processes(self):
+        """The QEMUs of this site: their files are passed by descriptor, so the daemon's word for them is the row's."""
+        return [pid for pid, command in processes() if f"guest={self.path.name}" in command]
+
+    def leftovers(self):
+        """Files and directories that only a living VM or pull may have."""
+        found = []
+        for folder in (self.run_dir / "vm", self.state / "vm", self.state / "ingest"):
+            if folder.is_dir():
+                found += [str(p.relative_to(self.path)) for p in folder.rglob("*")]
+        return sorted(found)
+
+    def check_leaks(self):
+        processes_left = self.own_processes()
+        assert not processes_left, f"processes left: {[c for p, c in processes() if p in processes_left]}"
+        assert not self.leftovers(), f"files left: {self.leftovers()}"
+
+    def fds(self):
+        return len(os.listdir(f"/proc/{self.daemon.pid}/fd"))
+
+    # Clients
+
+    def pyro(self, *args, check=False, timeout=WAIT, **kwargs):
+        kwargs.setdefault("stdin", subprocess.DEVNULL)
+        if "input" in kwargs:
+            del kwargs["stdin"]
+        done = subprocess.run([BIN / "pyro", *args], env=self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=timeout, **kwargs)
+        if check:
+            assert done.returncode == 0, f"pyro {args}: {done.returncode}\n{done.stdout.decode(errors='replace')}\n{done.stderr.decode(errors='replace')}"
+        return done
+
+    def popen(self, *args, **kwargs):
+        kwargs.setdefault("stdin", subprocess.DEVNULL)
+        return subprocess.Popen([BIN / "pyro", *args], env=self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kwargs)
+
+    def json(self, *args, code=0, **kwargs):
+        done = self.pyro(*args, "--json", **kwargs) if "--" not in args else self.pyro(
+            *args[:args.index("--")], "--json", *args[args.index("--"):], **kwargs)
+        assert done.returncode == code, f"pyro {args}: {done.returncode}\n{done.stdout.decode()}\n{done.stderr.decode()}"
+        return json.loads(done.stdout)
+
+    def connect(self):
+        return Client(self.socket)
+
+    def call(self, method, **params):
+        with self.connect() as client:
+            return client.call(method, **params)
+
+    def until(self, condition, what):
+        """For conditions of other processes that send no event to a test: asked again until they hold."""
+        deadline = time.monotonic() + WAIT
+        while not (value := condition()):
+            if time.monotonic() > deadline:
+                raise AssertionError(f"never happened: {what}\n{self.log()}")
+            time.sleep(0.02)
+        return value
+
+
+class RpcError(Exception):
+    def __init__(self, error):
+        super().__init__(f"{error.get('message')} {error.get('data')}")
+        self.error = error
+        self.code = error.get("data", {}).get("code")
+
+
+class Client:
+    """The wire as a script would speak it."""
+
+    def __init__(self, path):
+        self.path = str(path)
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(WAIT)
+        self.socket.connect(self.path)
+        self.file = self.socket.makefile("rb")
+        self.next_id = 0
+        self.notifications = []
+        self.call("rpc.hello", version="0.1.0", features=[])
+
+    def send(self, method, **params):
+        self.next_id += 1
+        self.socket.sendall(json.dumps({"jsonrpc": "2.0", "id": self.next_id, "method": method, "params": params}).encode() + b"\n")
+        return self.next_id
+
+    def notify(self, method, **params):
+        self.socket.sendall(json.dumps({"jsonrpc": "2.0", "method": method, "params": params}).encode() + b"\n")
+
+    def receive(self):
+        line = self.file.readline()
+        if not line:
+            raise EOFError("the daemon closed the connection")
+        return json.loads(line)
+
+    def result(self, request):
+        while True:
+            message = self.receive()
+            if message.get("id") == request and ("result" in message or "error" in message):
+                if "error" in message:
+                    raise RpcError(message["error"])
+                return message["result"]
+            self.notifications.append(message)
+
+    def call(self, method, **params):
+        return self.result(self.send(method, **params))
+
+    def wait_for(self, method):
+        while True:
+            message = self.receive()
+            if message.get("method") == method:
+                return message["params"]
+            assert "error" not in message, message
+
+    def attach(self, ticket):
+        s = socket.socket(socket.AF_UNIX)
+        s.settimeout(WAIT)
+        s.connect(self.path)
+        s.sendall(json.dumps({"attach": ticket}).encode() + b"\n")
+        file = s.makefile("rb")
+        answer = json.loads(file.readline())
+        if "error" in answer:
+            s.close()
+            raise RpcError(answer["error"])
+        return s, file
+
+    def close(self):
+        self.file.close()
+        self.socket.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
