@@ -117,7 +117,7 @@ void describe(C& c, T& r) { c(r.cols), c(r.rows); }
 template <class C, record_of<Hello::Exec> T>
 void describe(C& c, T& r) { c(r.exec), c(r.out_from), c(r.err_from), c(r.input_taken), c(r.exited); }
 template <class C, record_of<Hello> T>
-void describe(C& c, T& r) { c(r.generation), c(r.version, 64), c(r.boot_id, 64), c(r.started), c.list(r.execs, max_execs); }
+void describe(C& c, T& r) { c(r.generation), c(r.version, 64), c(r.boot_id, 64), c(r.started), c(r.last_exec), c.list(r.execs, max_execs); }
 template <class C, record_of<Failure> T>
 void describe(C& c, T& r) { c(r.message, 1024); }
 template <class C, record_of<Started> T>

@@ -143,6 +143,7 @@ struct Hello {
     std::string version;
     std::string boot_id;      // another one: not the guest that was left
     bool started = false;     // an Identity was applied
+    std::uint32_t last_exec = 0;  // the highest number ever used
     std::vector<Exec> execs;  // not yet released
 };
 
