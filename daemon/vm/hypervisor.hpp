@@ -31,7 +31,8 @@ struct HostCapabilities {
 
 struct Disks {
     std::string root_image;        // raw, shared by many machines, only ever read
-    std::string overlay;           // made anew by launch(): this machine's own writes
+    std::string overlay;           // qcow2: this machine's own writes
+    bool overlay_exists = false;   // else launch() makes it
 };
 
 struct LaunchPlan {

@@ -71,12 +71,13 @@ private:
     io::Task<void> let_go();                  // the daemon ends, the VM does not
 
     io::Task<std::shared_ptr<agent::ExecSession>> boot(StartRequest request, std::stop_token stop);
-    io::Task<std::shared_ptr<agent::ExecSession>> attempt(const StartRequest& request, bool keep_overlay, std::stop_token stop);
+    io::Task<std::shared_ptr<agent::ExecSession>> attempt(const StartRequest& request, bool overlay_exists, std::stop_token stop);
     io::Task<void> end_instance();            // channel and VMM
     io::Task<void> tear_down(bool with_disk); // everything but the record
-    io::Task<void> watch();
+    io::Task<void> watch(std::uint64_t life);
+    void running();
     void move_to(state::MachineState state, const std::string& failure = {});
-    void watch_instance();
+    void end(state::MachineState state, const std::string& reason);
     Error with_console(Error error) const;
     std::string directory() const { return services_.run_directory + "/" + row_.id; }
     std::string overlay() const { return services_.overlay_directory + "/" + row_.id + ".qcow2"; }
@@ -93,6 +94,9 @@ private:
     std::string end_reason_;
     std::string console_;                     // of the last instance, kept for explanations
     bool guest_spoke_ = false;                // in the current attempt
+    bool hung_ = false;
+    bool instance_launched_ = false;
+    std::uint64_t life_ = 0;                  // counts starts
     bool closed_ = false;
     io::TaskGroup tasks_;
 };

@@ -306,7 +306,7 @@ public:
         launch.dies_with_daemon = plan.dies_with_daemon;
         Descriptors fds;
         fds.root = open_part(plan.disks.root_image, "the environment's root image cannot be used", "pull the environment again");
-        fds.overlay = make_overlay(plan, fds.root.get());
+        fds.overlay = open_overlay(plan, fds.root.get());
         StatePtr state = co_await start(std::move(launch), std::move(fds), plan.id, plan.directory, std::move(plan.before_exec));
         std::unique_ptr<Instance> instance = std::make_unique<QemuInstance>(std::move(state));
         co_return instance;
@@ -363,7 +363,8 @@ public:
 private:
     static std::string scope_name(const std::string& id) { return "vm-" + id; }
 
-    static UniqueFd make_overlay(const LaunchPlan& plan, int root) {
+    static UniqueFd open_overlay(const LaunchPlan& plan, int root) {
+        if (plan.disks.overlay_exists) return open_file(plan.disks.overlay, O_RDWR | O_NOFOLLOW);
         struct stat found{};
         if (::fstat(root, &found) != 0) throw Error::from_errno("look at " + plan.disks.root_image);
         UniqueFd fd = open_file(plan.disks.overlay, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
