@@ -414,6 +414,28 @@ class ManyRequests(Case):
         self.assertEqual(client.answer("a")["result"]["text"], "again")
 
 
+class LargeRequests(Case):
+    limits = {"in_flight_bytes": 3 << 20}
+
+    def test_what_a_user_keeps_the_daemon_holding_is_bounded_over_all_sessions(self):
+        clients = [self.client() for _ in range(4)]
+        large = "x" * (1000 << 10)
+        for client in clients[:3]:
+            client.request("test.wait", id="w", text=large)
+            client.call("test.status")
+        clients[3].request("test.wait", id="w", text=large)
+        self.assertTrue(self.assertError(clients[3].answer("w"), "quota_exceeded")["retryable"])
+        self.assertEqual(clients[3].call("test.echo", text="small")["result"]["text"], "small")
+        clients[0].cancel("w")
+        self.assertError(clients[0].answer("w"), "cancelled")
+        self.assertEqual(len(clients[3].call("test.echo", text=large)["result"]["text"]), len(large))
+        clients[1].close()
+        self.until(clients[0], "3 connections, 0 tickets")
+        clients[3].request("test.wait", id="w", text=large)
+        clients[3].cancel("w")
+        self.assertError(clients[3].answer("w"), "cancelled")
+
+
 class Cancelling(Case):
     def test_a_cancelled_call_says_so_and_others_go_on(self):
         client = self.client()
@@ -483,6 +505,12 @@ class SlowReaders(Case):
             self.assertEqual(other.call("test.echo", text="quick")["result"]["text"], "quick")
         other.call("test.stopped", text="slow")  # its calls are stopped once an answer waited too long
         self.until(other, "1 connections, 0 tickets")
+
+    def test_a_daemon_that_stops_does_not_wait_for_who_does_not_read(self):
+        slow = self.client()
+        for _ in range(20):
+            slow.request("test.echo", text="x" * 100, count=1000)
+        self.client().call("test.status")  # and finish() stops it
 
     def test_progress_is_coalesced_or_dropped_but_the_answer_comes(self):
         client = self.client()
