@@ -34,6 +34,7 @@ Session::~Session() = default;
 io::Task<void> Session::run(std::string first_line, std::stop_token server_stop) {
     const std::stop_callback<std::function<void()>> on_server_stop(server_stop, [this] {
         server_stopping_ = true;
+        queue_.lift_limit();
         reading_.request_stop();
         end_calls();
     });

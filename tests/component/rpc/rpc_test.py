@@ -18,7 +18,7 @@ with open(SERVER, "rb") as program:
     SANITIZED = b"__asan_init" in program.read()
 # Freed memory would stay in the sanitizer's quarantine and count as used.
 os.environ["ASAN_OPTIONS"] = os.environ.get("ASAN_OPTIONS", "") + ":quarantine_size_mb=0:thread_local_quarantine_size_kb=0"
-WAIT = 60  # seconds: a deadline that only a hang reaches
+WAIT = int(os.environ.get("PYRO_TEST_WAIT", 60))  # seconds: a deadline that only a hang reaches
 
 
 class Server:
@@ -506,12 +506,6 @@ class SlowReaders(Case):
         other.call("test.stopped", text="slow")  # its calls are stopped once an answer waited too long
         self.until(other, "1 connections, 0 tickets")
 
-    def test_a_daemon_that_stops_does_not_wait_for_who_does_not_read(self):
-        slow = self.client()
-        for _ in range(20):
-            slow.request("test.echo", text="x" * 100, count=1000)
-        self.client().call("test.status")  # and finish() stops it
-
     def test_progress_is_coalesced_or_dropped_but_the_answer_comes(self):
         client = self.client()
         before = self.server.memory()
@@ -538,6 +532,16 @@ class SlowReaders(Case):
         self.assertEqual(other.call("test.echo", text="quick")["result"]["text"], "quick")
 
 
+class Stopping(Case):
+    limits = {"queue_bytes": 65536, "write_ms": 3_600_000}
+
+    def test_a_daemon_that_stops_does_not_wait_for_who_does_not_read(self):
+        slow = self.client()
+        for _ in range(20):
+            slow.request("test.echo", text="x" * 100, count=1000)
+        self.client().call("test.status")  # and finish() stops it
+
+
 class Sessions(Case):
     limits = {"sessions": 7, "sessions_per_uid": 3, "first_line_ms": 60000}
 
@@ -558,6 +562,18 @@ class Sessions(Case):
         self.assertError(refused.message(), "quota_exceeded")
         silent[0].close()
         self.until(client, "5 connections, 0 tickets")
+        self.client()
+
+
+class AllSessions(Case):
+    limits = {"sessions": 2}
+
+    def test_sessions_of_all_users_are_bounded(self):
+        clients = [self.client() for _ in range(2)]
+        third = self.client(hello=False)
+        self.assertError(third.message(), "quota_exceeded")
+        clients[0].close()
+        self.until(clients[1], "1 connections, 0 tickets")
         self.client()
 
 
