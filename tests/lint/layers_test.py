@@ -24,6 +24,7 @@ MAY = {
     "client/cli": {"common", "proto", "client/lib"},
     "guest/agent": {"common", "proto"},
     "image": {"common"},
+    "image/program": {"common", "image"},
 }
 MAY["daemon/vm/qemu"] = MAY["daemon/vm"] | {"daemon/vm"}
 # Asio's I/O headers are instantiated in one folder; the others see its coroutine vocabulary through daemon/io/task.hpp.
