@@ -67,7 +67,10 @@ int demo_command(const Invocation& call) {
             return started;
         });
         result = steps.take("exec", [&] {
-            auto ended = daemon.call<proto::VmExec>({.vm_id = vm.vm_id, .argv = {"git", "--version"}}, exec_options);
+            proto::VmExecParams params;
+            params.vm_id = vm.vm_id;
+            params.argv = {"git", "--version"};
+            auto ended = daemon.call<proto::VmExec>(params, exec_options);
             progress.clear();
             return ended;
         });

@@ -43,9 +43,10 @@ void RawTerminal::enter() {
     if (::tcsetattr(fd_, TCSADRAIN, &now) != 0) throw Error::from_errno("set the terminal to raw mode");
 }
 
-RawTerminal::~RawTerminal() {
+void RawTerminal::leave() noexcept {
     if (before_)
         while (::tcsetattr(fd_, TCSADRAIN, &*before_) != 0 && errno == EINTR) {}
+    before_.reset();
 }
 
 ProgressLine::ProgressLine(std::string tag, bool silent) : tag_(std::move(tag)), silent_(silent), line_(false) {
