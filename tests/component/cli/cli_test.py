@@ -438,7 +438,7 @@ class Demo(unittest.TestCase):
 
 class Completion(unittest.TestCase):
     def bash(self, daemon, line):
-        script = 'source <("$PYRO" completion bash); COMP_LINE=$1; COMP_POINT=${#1}; COMP_WORDBREAKS=" :="; _pyro; printf "%s\\n" "${COMPREPLY[@]}"'
+        script = 'source <("$PYRO" completion bash); COMP_LINE=$1; COMP_POINT=${#1}; COMP_WORDBREAKS=" :="; compopt() { printf "nothing\\n"; }; _pyro; printf "%s\\n" "${COMPREPLY[@]}"'
         path = os.path.dirname(PYRO) + ":" + os.environ["PATH"]
         done = subprocess.run(["bash", "-c", script, "bash", line], capture_output=True, text=True, env=environment(daemon, PATH=path, PYRO=PYRO), timeout=60)
         self.assertEqual(done.stderr, "")
@@ -454,6 +454,8 @@ class Completion(unittest.TestCase):
             self.assertEqual(self.bash(daemon, "pyro run debian:12-"), ["12-base"])
             self.assertEqual(self.bash(daemon, "pyro vm status "), ["vm-abc"])
             self.assertEqual(self.bash(daemon, "pyro run -e A=1 debian:12 l"), [])
+            self.assertEqual(self.bash(daemon, "pyro run --mem-mib "), ["nothing"])
+            self.assertEqual(self.bash(daemon, "pyro vm list "), ["nothing"])
             self.assertEqual(self.bash(daemon, "pyro completion "), ["bash", "zsh", "fish"])
             self.assertEqual(self.bash(daemon, "pyro doctor --environment deb"), ["debian:12", "debian:12-base"])
         self.assertEqual(self.bash(None, "pyro vm status "), [])

@@ -61,9 +61,11 @@ _pyro_place() {
         'env pull 0') echo environment ;;
         'env inspect 0') echo environment ;;
         'run 0') echo environment ;;
+        'run '*) echo file ;;
         'vm create 0') echo environment ;;
         'vm start 0') echo vm ;;
         'vm exec 0') echo vm ;;
+        'vm exec '*) echo file ;;
         'vm stop 0') echo vm ;;
         'vm delete 0') echo vm ;;
         'vm status 0') echo vm ;;
@@ -112,6 +114,7 @@ _pyro() {
                 [[ $word == "$cur"* ]] && COMPREPLY+=("$word")
             done < <(pyro __complete "$kind" 2>/dev/null)
             ;;
+        none) compopt +o default +o bashdefault 2>/dev/null ;;
     esac
     # Bash takes a colon for the end of a word; only what follows it is replaced.
     if [[ $cur == *:* && $COMP_WORDBREAKS == *:* ]]; then

@@ -6,13 +6,13 @@ function __pyro_words
     for word in (commandline -opc)[2..-1]
         string match -q -- '-*' $word; or set -a plain $word
     end
-    string join ' ' -- $plain
+    printf '%s\n' "$plain"
 end
 function __pyro_at
-    test (__pyro_words; or true) = "$argv"
+    test (__pyro_words) = "$argv"
 end
 function __pyro_in
-    string match -q -- "$argv" (__pyro_words); or string match -q -- "$argv *" (__pyro_words)
+    string match -q -- "$argv *" (__pyro_words)" "
 end
 
 complete -c pyro -f
