@@ -9,6 +9,7 @@ import signal
 import socket
 import struct
 import subprocess
+import tempfile
 import termios
 import threading
 import time
@@ -276,12 +277,9 @@ class Faults(unittest.TestCase):
 
     def test_no_daemon(self):
         self.assertIn("start it", self.failure(None, "vm", "list"))
-        with FakePyrod() as daemon:
-            daemon.listener.close()
-            self.assertIn("nothing answers", self.failure(daemon, "vm", "list"))
-            daemon.listener = socket.socket(socket.AF_UNIX)
-            daemon.listener.bind(daemon.path + "2")
-            daemon.listener.listen()
+        with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as left_over:
+            left_over.bind(folder + "/s")
+            self.assertIn("nothing answers", self.failure(None, "--socket", folder + "/s", "vm", "list"))
         self.assertIn("longer than 107 bytes", self.failure(None, "--socket", "/" + "x" * 200, "vm", "list"))
 
     @unittest.skipUnless(os.geteuid() == 0, "needs a second uid")
