@@ -38,10 +38,12 @@ bool holds_only_utf8(const json& params) {
     }
 }
 
+}  // namespace
+
 // Bytes on their way to a file descriptor that may be slow, a terminal or a closed pipe.
-class Writer {
+class StreamWriter {
 public:
-    explicit Writer(const Output& output) : output_(output) {
+    explicit StreamWriter(const Output& output) : output_(output) {
         struct stat status {};
         if (output.fd >= 0 && ::fstat(output.fd, &status) == 0) {
             // poll() promises room for PIPE_BUF bytes in a pipe or on a terminal; a file takes anything.
@@ -86,8 +88,6 @@ private:
     std::size_t written_ = 0;
     std::uint64_t total_ = 0;
 };
-
-}  // namespace
 
 class CallLoop {
 public:
@@ -178,7 +178,7 @@ private:
         if (fds[input].revents) read_input();
     }
 
-    void write(Writer& writer) {
+    void write(StreamWriter& writer) {
         try {
             writer.write();
         } catch (const OutputClosed&) {
@@ -334,7 +334,7 @@ private:
     std::string attach_unsent_, attach_unread_;
     std::size_t attach_scanned_ = 0;
     proto::FrameDecoder frames_{proto::Side::daemon};
-    Writer out_, err_;
+    StreamWriter out_, err_;
     bool in_open_ = false, any_output_ = false, resized_ = false;
 
     std::optional<int> cancelled_by_;
