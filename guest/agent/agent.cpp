@@ -1,0 +1,345 @@
+#include "guest/agent/agent.hpp"
+
+#include "common/error.hpp"
+#include "guest/agent/machine.hpp"
+
+#include <cerrno>
+#include <csignal>
+#include <cstring>
+#include <fcntl.h>
+#include <sys/epoll.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/timerfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+namespace pyro::guest {
+
+namespace wire = proto::agent;
+using wire::Frame;
+using wire::FrameType;
+using wire::Output;
+
+namespace {
+
+// One write to the port is one buffer of at most 32 KiB in its driver.
+constexpr std::size_t port_write = 32 << 10;
+// One read of the port is one buffer of 4 KiB in its driver; we take many before we look elsewhere.
+constexpr std::size_t port_read = 64 << 10;
+constexpr std::size_t read_budget = 1 << 20;
+
+// Tags of the epoll set: an exec's descriptors have its number in the upper half.
+enum Tag : std::uint64_t { tag_port = 16, tag_children, tag_listener, tag_wake };
+
+char output_tag(Output which) { return static_cast<char>(which); }
+
+}  // namespace
+
+Agent::Agent(Surroundings surroundings) : surroundings_(std::move(surroundings)), epoll_(::epoll_create1(EPOLL_CLOEXEC)) {
+    sigset_t children;
+    ::sigemptyset(&children);
+    ::sigaddset(&children, SIGCHLD);
+    ::sigprocmask(SIG_BLOCK, &children, nullptr);
+    ::signal(SIGPIPE, SIG_IGN);
+    children_ = UniqueFd(::signalfd(-1, &children, SFD_CLOEXEC | SFD_NONBLOCK));
+    wake_ = UniqueFd(::timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
+    if (!epoll_ || !children_ || !wake_) throw Error::from_errno("set up the event loop");
+    const auto add = [this](int fd, std::uint32_t events, std::uint64_t tag) {
+        epoll_event event{};
+        event.events = events;
+        event.data.u64 = tag;
+        if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) throw Error::from_errno("watch a descriptor");
+    };
+    add(children_.get(), EPOLLIN, tag_children);
+    add(wake_.get(), EPOLLIN, tag_wake);
+    if (surroundings_.listener) add(surroundings_.listener.get(), EPOLLIN, tag_listener);
+    boot_id_ = read_small_file("/proc/sys/kernel/random/boot_id");
+    while (!boot_id_.empty() && boot_id_.back() == '\n') boot_id_.pop_back();
+    if (surroundings_.port) use_port(std::move(surroundings_.port));
+}
+
+Agent::~Agent() = default;
+
+void Agent::use_port(UniqueFd port) {
+    port_ = std::move(port);
+    out_.clear(), out_at_ = 0;
+    epoll_event event{};
+    // Edges: a port whose host is away reports a hang-up for as long as it lasts.
+    event.events = EPOLLIN | EPOLLOUT | EPOLLET;
+    event.data.u64 = tag_port;
+    if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, port_.get(), &event) != 0) throw Error::from_errno("watch the port");
+    readable_ = writable_ = true;
+    // QEMU looks for input when its main loop turns, and the opening of the port does not make it turn: bytes the host sent
+    // before could lie there for as long as nothing else happens in this guest. One timer expiring is something.
+    itimerspec once{};
+    once.it_value.tv_nsec = 1'000'000;
+    ::timerfd_settime(wake_.get(), 0, &once, nullptr);
+}
+
+void Agent::watch(int fd, bool writable, std::uint32_t exec, Source source) {
+    epoll_event event{};
+    event.events = writable ? EPOLLOUT : EPOLLIN;
+    event.data.u64 = static_cast<std::uint64_t>(exec) << 32 | static_cast<std::uint32_t>(source);
+    if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) throw Error::from_errno("watch a stream");
+}
+
+void Agent::forget(int fd) { ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr); }
+
+void Agent::run() {
+    while (!power_off_) {
+        try {
+            run_once(true);
+        } catch (const std::exception& e) {
+            log(e.what());  // one frame or one exec went wrong; the others must not
+        }
+    }
+    surroundings_.power_off();
+}
+
+void Agent::run_once(bool wait) {
+    epoll_event events[64];
+    const bool busy = port_ && readable_;
+    const int count = ::epoll_wait(epoll_.get(), events, 64, wait && !busy ? -1 : 0);
+    for (int i = 0; i < count; ++i) on_event(events[i].data.u64);
+    if (port_) read_port();
+    if (port_) write_port();
+}
+
+void Agent::on_event(std::uint64_t tag) {
+    switch (tag) {
+        case tag_port: readable_ = writable_ = true; return;
+        case tag_children: return reap();
+        case tag_wake: {
+            std::uint64_t expirations;
+            if (::read(wake_.get(), &expirations, sizeof expirations) < 0) return;
+            readable_ = true;
+            return;
+        }
+        case tag_listener: {
+            UniqueFd connection(::accept4(surroundings_.listener.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+            if (connection) use_port(std::move(connection));
+            return;
+        }
+        default: break;
+    }
+    const auto exec = execs_.find(static_cast<std::uint32_t>(tag >> 32));
+    if (exec == execs_.end()) return;  // released by an earlier event of this round
+    switch (static_cast<Source>(tag & 0xffffffff)) {
+        case Source::input: return exec->second->on_writable();
+        case Source::start: return exec->second->on_start();
+        case Source::out: return exec->second->on_readable(Source::out);
+        case Source::err: return exec->second->on_readable(Source::err);
+    }
+}
+
+void Agent::reap() {
+    signalfd_siginfo ignored[8];
+    while (::read(children_.get(), ignored, sizeof ignored) > 0) {}
+    int status = 0;
+    for (pid_t pid; (pid = ::waitpid(-1, &status, WNOHANG)) > 0;)
+        for (auto& [number, exec] : execs_)
+            if (exec->pid() == pid) {
+                exec->on_exit(status);
+                break;
+            }
+    remove_left_cgroups();
+}
+
+void Agent::remove_left_cgroups() {
+    std::erase_if(left_cgroups_, [](const std::string& path) { return ::rmdir(path.c_str()) == 0 || errno == ENOENT; });
+}
+
+void Agent::read_port() {
+    for (std::size_t budget = read_budget; readable_;) {
+        const std::span<char> space = decoder_.prepare(port_read);
+        const ssize_t n = ::read(port_.get(), space.data(), space.size());
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) {
+            readable_ = false;  // 0: the host is away; its return is an edge
+            if (n == 0 && surroundings_.listener) {
+                port_.reset();
+                return;
+            }
+            break;
+        }
+        decoder_.commit(static_cast<std::size_t>(n));
+        while (const std::optional<Frame> frame = decoder_.next()) {
+            try {
+                on_frame(*frame);
+            } catch (const std::exception& e) {
+                log(e.what());
+            }
+        }
+        if (static_cast<std::size_t>(n) >= budget) break;
+        budget -= static_cast<std::size_t>(n);
+    }
+}
+
+void Agent::write_port() {
+    while (writable_) {
+        if (out_at_ == out_.size()) {
+            out_.clear(), out_at_ = 0;
+            fill();
+            if (out_.empty()) return;
+        }
+        const ssize_t n = ::write(port_.get(), out_.data() + out_at_, std::min(out_.size() - out_at_, port_write));
+        if (n > 0) out_at_ += static_cast<std::size_t>(n);
+        else if (n == 0 || errno != EINTR) writable_ = false;  // full, or the host is away
+    }
+}
+
+void Agent::send(FrameType type, std::uint32_t stream, std::uint64_t offset, std::string_view payload) {
+    wire::append_frame(out_, decoder_.connection(), type, stream, offset, payload);
+}
+
+void Agent::fill() {
+    if (decoder_.connection() == 0) return;  // nobody asked yet
+    if (hello_pending_) {
+        hello_pending_ = false;
+        wire::Hello hello;
+        hello.generation = wire::generation;
+        hello.version = PYRO_VERSION;
+        hello.boot_id = boot_id_;
+        hello.started = started_;
+        hello.last_exec = last_exec_;
+        for (auto& [number, exec] : execs_)
+            hello.execs.push_back({number, exec->output(Output::out).ring.begin(), exec->output(Output::err).ring.begin(), exec->input_taken(),
+                                   exec->status().has_value()});
+        send(FrameType::hello, 0, 0, wire::encode(hello));
+    }
+    if (ready_pending_) {
+        ready_pending_ = false;
+        send(FrameType::ready, 0, 0, wire::encode(wire::Failure{failure_.substr(0, 1024)}));
+    }
+    // Everybody once around, beginning after whoever came first last time.
+    const auto serve = [this](Exec& exec) {
+        if (exec.started_pending) {
+            exec.started_pending = false;
+            send(FrameType::started, exec.number(), 0, wire::encode(*exec.started()));
+        }
+        if (exec.input_ack_pending) {
+            exec.input_ack_pending = false;
+            const char closed = exec.input_closed() ? 1 : 0;
+            send(FrameType::input_ack, exec.number(), exec.input_taken(), {&closed, 1});
+        }
+        for (const Output which : {Output::out, Output::err}) fill_output(exec, which);
+        if (exec.exit_deliverable()) {
+            exec.exit_pending = false;
+            send(FrameType::exited, exec.number(), 0, wire::encode(*exec.status()));
+        }
+    };
+    auto at = execs_.upper_bound(next_turn_);
+    for (std::size_t left = execs_.size(); left > 0 && out_.size() < port_write / 2; --left) {
+        if (at == execs_.end()) at = execs_.begin();
+        next_turn_ = at->first;
+        serve(*at->second);
+        ++at;
+    }
+}
+
+void Agent::fill_output(Exec& exec, Output which) {
+    Exec::Output& output = exec.output(which);
+    const char tag = output_tag(which);
+    if (output.sent < output.ring.end() && out_.size() + wire::frame_overhead + 512 < port_write) {
+        const std::string_view bytes = output.ring.at(output.sent, port_write - out_.size() - wire::frame_overhead - 1);
+        wire::append_frame(out_, decoder_.connection(), FrameType::output, exec.number(), output.sent, {&tag, 1}, bytes);
+        output.sent += bytes.size();
+    }
+    if (output.end_pending && output.ended() && output.sent == output.ring.end()) {
+        output.end_pending = false;
+        send(FrameType::output_end, exec.number(), output.sent, {&tag, 1});
+    }
+}
+
+void Agent::on_frame(const Frame& frame) {
+    switch (frame.type) {
+        case FrameType::attach: return on_attach(frame);
+        case FrameType::start: return on_start(frame);
+        case FrameType::exec_part:
+        case FrameType::exec: return on_exec(frame);
+        case FrameType::shutdown: power_off_ = true; return;
+        default: break;
+    }
+    const auto found = execs_.find(frame.stream);
+    if (found == execs_.end()) return;
+    Exec& exec = *found->second;
+    switch (frame.type) {
+        case FrameType::input: return exec.take_input(frame.offset, frame.payload);
+        case FrameType::input_end: return exec.end_input(frame.offset);
+        case FrameType::resize: {
+            wire::Resize size;
+            if (wire::decode(frame.payload, size)) exec.resize(size.cols, size.rows);
+            return;
+        }
+        case FrameType::signal: {
+            std::uint32_t number = 0;
+            if (wire::decode_u32(frame.payload, number) && number < NSIG) exec.signal(static_cast<int>(number));
+            return;
+        }
+        case FrameType::kill: return exec.kill();
+        case FrameType::ack:
+            if (frame.payload.size() == 1 && (frame.payload[0] == output_tag(Output::out) || frame.payload[0] == output_tag(Output::err)))
+                exec.acknowledge(static_cast<Output>(frame.payload[0]), frame.offset);
+            return;
+        case FrameType::release:
+            if (exec.pid() != 0) return;  // it has not ended: its end must be told
+            if (!exec.cgroup().empty()) left_cgroups_.push_back(exec.cgroup());
+            execs_.erase(found);
+            return remove_left_cgroups();
+        default: return;
+    }
+}
+
+void Agent::on_attach(const Frame& frame) {
+    wire::Attach attach;
+    if (!wire::decode(frame.payload, attach)) return;
+    out_.clear(), out_at_ = 0;
+    spec_.clear(), spec_of_ = 0;
+    hello_pending_ = true;
+    ready_pending_ = started_;
+    for (auto& [number, exec] : execs_) {
+        const auto resume = std::find_if(attach.resume.begin(), attach.resume.end(), [n = number](const auto& r) { return r.exec == n; });
+        if (resume == attach.resume.end()) exec->resume(0, 0);
+        else exec->resume(resume->out, resume->err);
+    }
+}
+
+void Agent::on_start(const Frame& frame) {
+    wire::Identity identity;
+    failure_.clear();
+    if (!wire::decode(frame.payload, identity)) {
+        failure_ = "the identity is malformed";
+    } else {
+        try {
+            surroundings_.apply(identity, !started_);
+            base_env_ = std::move(identity.env);
+            started_ = true;
+        } catch (const Error& e) {
+            failure_ = e.message();
+            log(failure_);
+        }
+    }
+    ready_pending_ = true;
+}
+
+void Agent::on_exec(const Frame& frame) {
+    if (execs_.contains(frame.stream)) return;  // told again after a reconnection
+    if (frame.stream == 0) return;
+    if (frame.stream != spec_of_ || frame.offset == 0) spec_.clear(), spec_of_ = frame.stream;
+    if (frame.offset != spec_.size() || spec_.size() + frame.payload.size() > wire::max_spec) return;
+    spec_.append(frame.payload);
+    if (frame.type == FrameType::exec_part) return;
+    wire::ExecSpec spec;
+    const bool good = wire::decode(spec_, spec);
+    spec_.clear(), spec_of_ = 0;
+    if (execs_.size() >= wire::max_execs) return;  // the host counts them too
+    last_exec_ = std::max(last_exec_, frame.stream);
+    Exec& exec = *execs_.emplace(frame.stream, std::make_unique<Exec>(frame.stream, static_cast<Poll&>(*this))).first->second;
+    if (!started_) exec.fail(126, 0, failure_.empty() ? "the guest was not started" : failure_);
+    else if (!good) exec.fail(126, EINVAL, "the command is malformed");
+    else exec.start(spec, base_env_, surroundings_.own_cgroups);
+}
+
+}  // namespace pyro::guest

@@ -1,0 +1,70 @@
+// The agent: one thread, one epoll set, one port. Frames in, commands run, frames out.
+#pragma once
+#include "common/unique_fd.hpp"
+#include "guest/agent/exec.hpp"
+#include "proto/agent.hpp"
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace pyro::guest {
+
+// What differs between PID 1 of a guest and the same agent as an ordinary process on a socket, as the tests run it.
+struct Surroundings {
+    UniqueFd port;                 // the port's device, for ever; or
+    UniqueFd listener;             // a listening socket, whose connections come one after the other
+    bool own_cgroups = false;
+    std::function<void(const proto::agent::Identity&, bool first)> apply;
+    std::function<void()> power_off;
+};
+
+class Agent : private Poll {
+public:
+    explicit Agent(Surroundings surroundings);
+    ~Agent() override;
+    void run();  // returns only when `power_off` does
+
+private:
+    void watch(int fd, bool writable, std::uint32_t exec, Source source) override;
+    void forget(int fd) override;
+
+    void run_once(bool wait);
+    void on_event(std::uint64_t tag);
+    void reap();
+    void use_port(UniqueFd port);
+    void read_port();
+    void write_port();
+    void fill();                                     // the next frames into out_
+    void fill_output(Exec& exec, proto::agent::Output which);
+    void send(proto::agent::FrameType type, std::uint32_t stream, std::uint64_t offset, std::string_view payload = {});
+
+    void on_frame(const proto::agent::Frame& frame);
+    void on_attach(const proto::agent::Frame& frame);
+    void on_start(const proto::agent::Frame& frame);
+    void on_exec(const proto::agent::Frame& frame);
+    void remove_left_cgroups();
+
+    Surroundings surroundings_;
+    UniqueFd epoll_, children_, port_, wake_;
+    proto::agent::FrameDecoder decoder_{0, true};
+    bool readable_ = false, writable_ = false;
+    bool hello_pending_ = false, ready_pending_ = false;
+    bool started_ = false;
+    bool power_off_ = false;
+    std::string failure_;                            // of the last start
+    std::vector<std::string> base_env_;
+    std::string boot_id_;
+    std::string spec_;                               // of the exec whose frames are coming
+    std::uint32_t spec_of_ = 0;
+    std::uint32_t last_exec_ = 0;
+    std::map<std::uint32_t, std::unique_ptr<Exec>> execs_;
+    std::vector<std::string> left_cgroups_;          // of released execs, until empty
+    std::uint32_t next_turn_ = 0;                    // whose output goes first
+    std::string out_;
+    std::size_t out_at_ = 0;
+};
+
+}  // namespace pyro::guest

@@ -1,0 +1,453 @@
+#include "guest/agent/exec.hpp"
+
+#include "common/error.hpp"
+#include "guest/agent/machine.hpp"
+#include "guest/agent/users.hpp"
+
+#include <cerrno>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <ctime>
+#include <fcntl.h>
+#include <grp.h>
+#include <linux/sched.h>
+#include <sys/ioctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+namespace pyro::guest {
+
+using proto::agent::ExecSpec;
+using proto::agent::ExitStatus;
+
+namespace {
+
+constexpr char default_path[] = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+constexpr std::size_t pipe_size = 256 << 10;
+
+std::uint64_t clock_ns(clockid_t clock) {
+    timespec now{};
+    ::clock_gettime(clock, &now);
+    return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000u + static_cast<std::uint64_t>(now.tv_nsec);
+}
+
+struct Pipe {
+    UniqueFd read, write;
+};
+
+Pipe make_pipe() {
+    int fds[2];
+    if (::pipe2(fds, O_CLOEXEC) != 0) throw Error::from_errno("create a pipe");
+    return {UniqueFd(fds[0]), UniqueFd(fds[1])};
+}
+
+void make_nonblocking(const UniqueFd& fd) { ::fcntl(fd.get(), F_SETFL, ::fcntl(fd.get(), F_GETFL) | O_NONBLOCK); }
+
+// What the child reports when it could not become the command.
+enum class Stage : int { none, terminal, groups, directory, program };
+struct StartFailure {
+    Stage stage = Stage::none;
+    int error_number = 0;
+};
+
+// Everything the child needs, made before the fork.
+struct Plan {
+    std::string program, cwd;
+    std::vector<char*> argv, env;
+    User user;
+    int in = -1, out = -1, err = -1, failure = -1;
+    bool tty = false;
+    bool superuser = false;
+};
+
+[[noreturn]] void become(const Plan& plan) noexcept {
+    const auto give_up = [&plan](Stage stage) {
+        const StartFailure failure{stage, errno};
+        if (::write(plan.failure, &failure, sizeof failure) < 0) ::_exit(126);
+        ::_exit(126);
+    };
+    ::setsid();
+    if (plan.tty && ::ioctl(plan.in, TIOCSCTTY, 0) != 0) give_up(Stage::terminal);
+    // The sources are above 2: the agent holds 0, 1 and 2 itself.
+    if (::dup2(plan.in, 0) < 0 || ::dup2(plan.out, 1) < 0 || ::dup2(plan.err, 2) < 0) give_up(Stage::terminal);
+    struct sigaction standard{};
+    standard.sa_handler = SIG_DFL;
+    for (int number = 1; number < NSIG; ++number) ::sigaction(number, &standard, nullptr);
+    sigset_t none;
+    ::sigemptyset(&none);
+    ::sigprocmask(SIG_SETMASK, &none, nullptr);
+    const UniqueFd score(::open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC));
+    if (score && ::write(score.get(), "0", 1) < 0) give_up(Stage::groups);
+    if (plan.superuser) {
+        const rlimit files{1024, 524288};
+        ::setrlimit(RLIMIT_NOFILE, &files);
+        if (::setgroups(plan.user.groups.size(), plan.user.groups.data()) != 0 || ::setgid(plan.user.gid) != 0 || ::setuid(plan.user.uid) != 0)
+            give_up(Stage::groups);
+    }
+    ::umask(022);
+    if (::chdir(plan.cwd.c_str()) != 0) give_up(Stage::directory);
+    ::execve(plan.program.c_str(), plan.argv.data(), plan.env.data());
+    give_up(Stage::program);
+    ::_exit(126);
+}
+
+// A copy of this process that is born in its cgroup: no migration, which would wait for an RCU grace period.
+pid_t fork_into(int cgroup) {
+    clone_args args{};
+    args.exit_signal = SIGCHLD;
+    if (cgroup >= 0) {
+        args.flags = CLONE_INTO_CGROUP;
+        args.cgroup = static_cast<__aligned_u64>(cgroup);
+    }
+    return static_cast<pid_t>(::syscall(SYS_clone3, &args, sizeof args));
+}
+
+std::uint64_t oom_kills(const std::string& cgroup) {
+    const std::string events = read_small_file(cgroup + "/memory.events");
+    const std::size_t at = events.find("oom_kill ");
+    return at == std::string::npos ? 0 : std::strtoull(events.c_str() + at + 9, nullptr, 10);
+}
+
+}  // namespace
+
+std::string find_program(const std::string& name, const std::string& path) {
+    if (name.find('/') != std::string::npos) return name;
+    std::string candidate, found_without_right;
+    for (std::size_t at = 0; at <= path.size();) {
+        const std::size_t colon = std::min(path.find(':', at), path.size());
+        candidate = colon == at ? "." : path.substr(at, colon - at);
+        candidate += "/" + name;
+        struct stat s{};
+        if (::stat(candidate.c_str(), &s) == 0 && S_ISREG(s.st_mode)) {
+            if (s.st_mode & 0111) return candidate;
+            if (found_without_right.empty()) found_without_right = candidate;
+        }
+        at = colon + 1;
+    }
+    return found_without_right;
+}
+
+std::vector<std::string> merge_env(const std::vector<const std::vector<std::string>*>& layers) {
+    std::vector<std::string> merged;
+    for (const auto* layer : layers)
+        for (const std::string& entry : *layer) {
+            const std::size_t equals = entry.find('=');
+            if (equals == std::string::npos || equals == 0) continue;
+            const std::string_view name(entry.data(), equals + 1);
+            const auto same = std::find_if(merged.begin(), merged.end(), [&](const std::string& m) { return m.starts_with(name); });
+            if (same == merged.end()) merged.push_back(entry);
+            else *same = entry;
+        }
+    return merged;
+}
+
+Exec::Exec(std::uint32_t number, Poll& poll) : number_(number), poll_(poll) {}
+
+Exec::~Exec() {
+    for (Output& output : outputs_)
+        if (output.watched) poll_.forget(output.fd.get());
+    if (input_watched_) poll_.forget(input_fd_.get());
+    if (start_fd_) poll_.forget(start_fd_.get());
+}
+
+void Exec::fail(int exit_code, int error_number, const std::string& what) {
+    ExitStatus status;
+    status.kind = ExitStatus::Kind::not_started;
+    status.exit_code = static_cast<std::uint8_t>(exit_code);
+    status.error_number = error_number;
+    status.error = what.substr(0, 900) + (error_number ? std::string(": ") + std::strerror(error_number) : "");
+    status.wall_clock_ns = clock_ns(CLOCK_REALTIME);
+    status_ = status;
+    exit_pending = true;
+}
+
+void Exec::start(const ExecSpec& spec, const std::vector<std::string>& base_env, bool own_cgroup) {
+    started_at_ = clock_ns(CLOCK_MONOTONIC);
+    for (Output& output : outputs_) output.end_pending = true;
+    if (spec.argv.empty() || spec.argv.front().empty()) return fail(127, ENOENT, "the command is empty");
+    const auto has_zero = [](const std::vector<std::string>& list) {
+        return std::any_of(list.begin(), list.end(), [](const std::string& s) { return s.find('\0') != std::string::npos; });
+    };
+    if (has_zero(spec.argv) || has_zero(spec.env)) return fail(126, EINVAL, "an argument contains a zero byte");
+
+    Plan plan;
+    plan.superuser = ::geteuid() == 0;
+    std::string error;
+    std::optional<User> user = find_user(spec.user, read_small_file("/etc/passwd"), read_small_file("/etc/group"), error);
+    if (!user) return fail(126, 0, error);
+    plan.user = std::move(*user);
+    std::vector<std::string> defaults{std::string("PATH=") + default_path, "HOME=" + plan.user.home, "SHELL=" + plan.user.shell};
+    if (!plan.user.name.empty()) defaults.push_back("USER=" + plan.user.name), defaults.push_back("LOGNAME=" + plan.user.name);
+    if (spec.tty) defaults.push_back("TERM=xterm");
+    std::vector<std::string> env = merge_env({&defaults, &base_env, &spec.env});
+    const auto path = std::find_if(env.begin(), env.end(), [](const std::string& e) { return e.starts_with("PATH="); });
+    plan.cwd = !spec.cwd.empty() ? spec.cwd : ::access(plan.user.home.c_str(), X_OK) == 0 ? plan.user.home : "/";
+    plan.program = find_program(spec.argv.front(), path->substr(5));
+    if (plan.program.empty()) return fail(127, ENOENT, spec.argv.front());
+    std::vector<std::string> argv = spec.argv;
+    for (std::string& argument : argv) plan.argv.push_back(argument.data());
+    for (std::string& entry : env) plan.env.push_back(entry.data());
+    plan.argv.push_back(nullptr);
+    plan.env.push_back(nullptr);
+
+    try {
+        UniqueFd child_in, child_out, child_err, cgroup;
+        tty_ = spec.tty;
+        if (tty_) {
+            UniqueFd terminal = open_file("/dev/ptmx", O_RDWR | O_NOCTTY | O_NONBLOCK);
+            int unlock = 0;
+            if (::ioctl(terminal.get(), TIOCSPTLCK, &unlock) != 0) throw Error::from_errno("unlock a terminal");
+            child_in = UniqueFd(::ioctl(terminal.get(), TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC));
+            if (!child_in) throw Error::from_errno("open a terminal");
+            if (plan.superuser && ::fchown(child_in.get(), plan.user.uid, static_cast<gid_t>(-1)) != 0) throw Error::from_errno("hand over a terminal");
+            outputs_[0].fd = std::move(terminal);
+            input_fd_ = outputs_[0].fd.duplicate();
+            resize(spec.cols, spec.rows);
+            plan.in = plan.out = plan.err = child_in.get();
+        } else {
+            Pipe out = make_pipe(), err = make_pipe();
+            if (spec.has_stdin) {
+                Pipe in = make_pipe();
+                ::fcntl(in.write.get(), F_SETPIPE_SZ, pipe_size);
+                child_in = std::move(in.read);
+                input_fd_ = std::move(in.write);
+                make_nonblocking(input_fd_);
+            } else {
+                child_in = open_file("/dev/null", O_RDONLY);
+            }
+            ::fcntl(out.write.get(), F_SETPIPE_SZ, pipe_size);
+            child_out = std::move(out.write), child_err = std::move(err.write);
+            outputs_[0].fd = std::move(out.read), outputs_[1].fd = std::move(err.read);
+            make_nonblocking(outputs_[0].fd), make_nonblocking(outputs_[1].fd);
+            // /dev/stdout and the like are opened anew by name: they must be the user's.
+            if (plan.superuser)
+                for (const UniqueFd* fd : {&child_in, &child_out, &child_err})
+                    if ((fd != &child_in || spec.has_stdin) && ::fchown(fd->get(), plan.user.uid, plan.user.gid) != 0) throw Error::from_errno("hand over a pipe");
+            plan.in = child_in.get(), plan.out = child_out.get(), plan.err = child_err.get();
+        }
+        input_closed_ = !input_fd_;
+        plan.tty = tty_;
+        Pipe failure = make_pipe();
+        plan.failure = failure.write.get();
+        if (own_cgroup) {
+            cgroup_ = std::string(exec_cgroups) + "/exec-" + std::to_string(number_);
+            if (::mkdir(cgroup_.c_str(), 0755) != 0 && errno != EEXIST) throw Error::from_errno("create " + cgroup_);
+            cgroup = open_file(cgroup_, O_RDONLY | O_DIRECTORY);
+        }
+        const pid_t pid = fork_into(cgroup.get());
+        if (pid < 0) throw Error::from_errno("fork");
+        if (pid == 0) become(plan);
+        pid_ = pid;
+        start_fd_ = std::move(failure.read);
+        make_nonblocking(start_fd_);
+    } catch (const Error& e) {
+        outputs_[0].fd.reset(), outputs_[1].fd.reset();
+        close_input();
+        return fail(126, 0, e.message());
+    }
+    poll_.watch(start_fd_.get(), false, number_, Source::start);
+    watch_output(Source::out);
+    watch_output(Source::err);
+}
+
+void Exec::on_start() {
+    if (!start_fd_) return;
+    StartFailure failure;
+    const ssize_t n = ::read(start_fd_.get(), &failure, sizeof failure);
+    if (n < 0) return;  // not yet
+    poll_.forget(start_fd_.get());
+    start_fd_.reset();
+    if (n == sizeof failure) {
+        const bool missing = failure.stage == Stage::program && failure.error_number == ENOENT;
+        constexpr const char* names[] = {"start", "take the terminal", "become the user", "enter the directory", "run the program"};
+        fail(missing ? 127 : 126, failure.error_number, names[static_cast<int>(failure.stage)]);
+        exit_pending = false;  // told once the process is reaped
+    } else {
+        started_ = proto::agent::Started{static_cast<std::uint32_t>(pid_), clock_ns(CLOCK_REALTIME)};
+        started_pending = true;
+    }
+}
+
+void Exec::on_exit(int wait_status) {
+    on_start();  // its word comes before its end
+    const bool not_started = status_.has_value();
+    ExitStatus status = status_.value_or(ExitStatus());
+    if (!not_started) {
+        status.kind = WIFSIGNALED(wait_status) ? ExitStatus::Kind::signalled : ExitStatus::Kind::exited;
+        status.exit_code = static_cast<std::uint8_t>(WIFEXITED(wait_status) ? WEXITSTATUS(wait_status) : 0);
+        status.signal = static_cast<std::uint8_t>(WIFSIGNALED(wait_status) ? WTERMSIG(wait_status) : 0);
+        status.oom = !cgroup_.empty() && oom_kills(cgroup_) > 0;
+    }
+    status.wall_clock_ns = clock_ns(CLOCK_REALTIME);
+    status.duration_ns = clock_ns(CLOCK_MONOTONIC) - started_at_;
+    status_ = status;
+    pid_ = 0;
+    exit_pending = true;
+    for (const Source source : {Source::out, Source::err}) on_readable(source);  // what it left in the pipes
+}
+
+bool Exec::exit_deliverable() const noexcept {
+    return exit_pending && pid_ == 0 && status_ &&
+           std::all_of(outputs_.begin(), outputs_.end(), [](const Output& o) { return (o.ended() || o.drained) && o.sent == o.ring.end(); });
+}
+
+void Exec::watch_output(Source source) {
+    Output& output = outputs_[source == Source::out ? 0 : 1];
+    const bool wanted = output.fd && output.ring.room() > 0;
+    if (wanted == output.watched) return;
+    if (wanted) poll_.watch(output.fd.get(), false, number_, source);
+    else if (output.fd) poll_.forget(output.fd.get());
+    output.watched = wanted;
+}
+
+void Exec::on_readable(Source source) {
+    Output& output = outputs_[source == Source::out ? 0 : 1];
+    // Not for ever: others wait too, and what remains is reported again.
+    for (std::size_t budget = 256 << 10; output.fd && output.ring.room() > 0;) {
+        const std::span<char> space = output.ring.prepare(64 << 10);
+        const ssize_t n = ::read(output.fd.get(), space.data(), space.size());
+        if (n > 0) {
+            output.ring.commit(static_cast<std::size_t>(n));
+            if (status_ && pid_ == 0) {
+                // More than any pipe holds: what comes now is from a process left behind, which the end need not wait for.
+                output.read_since_exit += static_cast<std::size_t>(n);
+                if (output.read_since_exit > 1 << 20) output.drained = true;
+            }
+            if (static_cast<std::size_t>(n) >= budget) break;
+            budget -= static_cast<std::size_t>(n);
+            continue;
+        }
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0 && errno == EAGAIN) {
+            if (status_ && pid_ == 0) output.drained = true;
+            break;
+        }
+        // The end; a terminal says it with EIO once nobody has it open.
+        if (output.watched) poll_.forget(output.fd.get());
+        output.watched = false;
+        output.fd.reset();
+        output.end_pending = true;
+    }
+    watch_output(source);
+}
+
+void Exec::acknowledge(proto::agent::Output which, std::uint64_t offset) {
+    Output& o = output(which);
+    if (offset > o.sent) return;  // of bytes never sent: nonsense
+    o.ring.drop_before(offset);
+    watch_output(which == proto::agent::Output::out ? Source::out : Source::err);
+}
+
+void Exec::resume(std::uint64_t out, std::uint64_t err) {
+    const std::uint64_t from[] = {out, err};
+    for (std::size_t i = 0; i < 2; ++i) {
+        Output& o = outputs_[i];
+        o.sent = std::clamp(from[i], o.ring.begin(), o.ring.end());
+        o.ring.drop_before(o.sent);
+        o.end_pending = true;
+        watch_output(i == 0 ? Source::out : Source::err);
+    }
+    started_pending = started_.has_value();
+    exit_pending = status_.has_value() && pid_ == 0;
+    input_ack_pending = true;
+}
+
+void Exec::take_input(std::uint64_t offset, std::string_view bytes) {
+    // What was sent twice is dropped, what does not follow is void: the host goes on from the acknowledged offset.
+    if (offset > input_.end() || input_end_) return;
+    bytes.remove_prefix(std::min(bytes.size(), static_cast<std::size_t>(input_.end() - offset)));
+    if (input_closed_) {
+        input_.append(bytes.substr(0, input_.room()));
+        input_.drop_before(input_.end());
+        return acknowledge_input_if_due();
+    }
+    if (input_.size() == 0 && !tty_ && !bytes.empty()) {
+        // The usual case: straight on, without a copy.
+        const ssize_t n = ::write(input_fd_.get(), bytes.data(), bytes.size());
+        if (n > 0) {
+            const auto count = static_cast<std::size_t>(n);
+            input_.skip(count);
+            bytes.remove_prefix(count);
+        }
+    }
+    input_.append(bytes.substr(0, input_.room()));
+    flush_input();
+}
+
+void Exec::end_input(std::uint64_t offset) {
+    if (offset != input_.end() || input_end_) return;
+    input_end_ = offset;
+    flush_input();
+}
+
+void Exec::on_writable() { flush_input(); }
+
+void Exec::flush_input() {
+    while (!input_closed_ && input_.size() > 0) {
+        const std::string_view bytes = input_.at(input_.begin(), 64 << 10);
+        const ssize_t n = ::write(input_fd_.get(), bytes.data(), bytes.size());
+        if (n > 0) {
+            input_.drop_before(input_.begin() + static_cast<std::size_t>(n));
+        } else if (n < 0 && errno == EAGAIN) {
+            break;
+        } else if (n == 0 || errno != EINTR) {
+            close_input();  // nobody reads it any more
+        }
+    }
+    if (!input_closed_ && input_end_ && input_.size() == 0) {
+        constexpr char end_of_transmission = 4;
+        if (tty_ && ::write(input_fd_.get(), &end_of_transmission, 1) < 0 && errno == EAGAIN) {}  // a full terminal: its reader has more than enough to see
+        close_input();
+    }
+    const bool wanted = !input_closed_ && input_.size() > 0;
+    if (wanted != input_watched_) {
+        if (wanted) poll_.watch(input_fd_.get(), true, number_, Source::input);
+        else if (input_fd_) poll_.forget(input_fd_.get());
+        input_watched_ = wanted;
+    }
+    acknowledge_input_if_due();
+}
+
+void Exec::acknowledge_input_if_due() {
+    if (input_.begin() - input_acknowledged_ < proto::agent::input_window / 8) return;
+    input_acknowledged_ = input_.begin();
+    input_ack_pending = true;
+}
+
+void Exec::close_input() {
+    if (input_watched_) poll_.forget(input_fd_.get());
+    input_watched_ = false;
+    input_fd_.reset();
+    input_closed_ = true;
+    input_.drop_before(input_.end());
+    input_ack_pending = true;
+}
+
+void Exec::resize(std::uint16_t cols, std::uint16_t rows) noexcept {
+    winsize size{};
+    size.ws_col = cols;
+    size.ws_row = rows;
+    if (tty_ && outputs_[0].fd) ::ioctl(outputs_[0].fd.get(), TIOCSWINSZ, &size);
+}
+
+void Exec::signal(int number) noexcept {
+    if (pid_ == 0 || number < 1 || number >= NSIG) return;
+    pid_t group = 0;
+    if (tty_ && outputs_[0].fd && ::ioctl(outputs_[0].fd.get(), TIOCGPGRP, &group) == 0 && group > 0) ::kill(-group, number);
+    else if (::kill(-pid_, number) != 0) ::kill(pid_, number);  // before its setsid it leads no group
+}
+
+void Exec::kill() noexcept {
+    if (!cgroup_.empty()) {
+        const UniqueFd all(::open((cgroup_ + "/cgroup.kill").c_str(), O_WRONLY | O_CLOEXEC));
+        if (all && ::write(all.get(), "1", 1) == 1) return;
+    }
+    if (pid_ != 0 && ::kill(-pid_, SIGKILL) != 0) ::kill(pid_, SIGKILL);
+}
+
+}  // namespace pyro::guest

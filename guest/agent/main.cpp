@@ -1,0 +1,75 @@
+// pyro-guest: PID 1 of the initramfs. As an ordinary process, `pyro-guest --listen FD` serves the same protocol on a
+// listening socket without touching the machine: what tests of the host's end talk to.
+#include "common/error.hpp"
+#include "guest/agent/agent.hpp"
+#include "guest/agent/machine.hpp"
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fcntl.h>
+#include <sys/prctl.h>
+#include <sys/reboot.h>
+#include <unistd.h>
+
+namespace {
+
+// A command's pipes must never be mistaken for the agent's own 0, 1 and 2.
+void hold_standard_descriptors() {
+    while (true) {
+        const int fd = ::open("/dev/null", O_RDWR);
+        if (fd < 0 || fd > 2) {
+            if (fd > 2) ::close(fd);
+            return;
+        }
+    }
+}
+
+int serve_socket(int fd) {
+    pyro::guest::Surroundings surroundings;
+    surroundings.listener = pyro::UniqueFd(fd);
+    surroundings.apply = [](const pyro::proto::agent::Identity&, bool) {};
+    surroundings.power_off = [] {};
+    ::prctl(PR_SET_CHILD_SUBREAPER, 1);
+    pyro::guest::Agent agent(std::move(surroundings));
+    agent.run();
+    return 0;
+}
+
+void be_init() {
+    pyro::guest::mount_early();
+    hold_standard_descriptors();
+    pyro::guest::Surroundings surroundings;
+    surroundings.port = pyro::guest::open_port(pyro::proto::agent::port_name);
+    surroundings.own_cgroups = true;
+    surroundings.apply = [](const pyro::proto::agent::Identity& identity, bool first) {
+        if (first) pyro::guest::enter_root();
+        pyro::guest::apply(identity);
+    };
+    surroundings.power_off = pyro::guest::power_off;
+    pyro::guest::Agent agent(std::move(surroundings));
+    agent.run();
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    try {
+        if (argc == 3 && std::strcmp(argv[1], "--listen") == 0) return serve_socket(std::atoi(argv[2]));
+        if (argc == 2 && std::strcmp(argv[1], "--version") == 0) return std::puts("pyro-guest " PYRO_VERSION) < 0;
+        if (::getpid() != 1) {
+            std::fputs("pyro-guest: runs as PID 1 of a guest, or with --listen FD\n", stderr);
+            return 2;
+        }
+        be_init();
+    } catch (const std::exception& e) {
+        if (::getpid() != 1) {
+            std::fprintf(stderr, "pyro-guest: %s\n", e.what());
+            return 1;
+        }
+        // Before there is a channel, the console is the only place to say it; then QEMU ends, which the host sees.
+        pyro::guest::log(e.what());
+        ::reboot(RB_AUTOBOOT);
+    }
+    return 1;
+}
