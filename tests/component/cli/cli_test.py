@@ -312,7 +312,7 @@ class Faults(unittest.TestCase):
             self.assertEqual(self.failure(daemon, "vm", "list"), "pyro: pyrod refused the connection: too many sessions\npyro: close some\n")
 
     def test_garbage_instead_of_an_answer(self):
-        for answer in (b"garbage\n", b"{}\n", b'{"jsonrpc":"2.0","id":2}\n', b'{"id":2,"error":7}\n', b"[" * 100000 + b"\n", b'{"id":2,"result":{"vms":7}}\n'[:-2] + b"\n",
+        for answer in (b"garbage\n", b"{}\n", b'{"jsonrpc":"2.0","id":2}\n', b'{"id":2,"error":7}\n', b"[" * 100000 + b"\n", b'{"id":2,"result":' + b"[" * 1000000 + b"]" * 1000000 + b"}\n", b'{"id":2,"result":{"vms":7}}\n'[:-2] + b"\n",
                        b'{"id":null,"error":{"code":-32700,"message":"bad"}}\n'):
             with self.subTest(answer[:40]), FakePyrod(vm__list=lambda c, a=answer: c.line.send(a)) as daemon:
                 self.failure(daemon, "vm", "list")
