@@ -548,8 +548,10 @@ class Terminal(unittest.TestCase):
                     self.call.line.sock.shutdown(socket.SHUT_RDWR)
                     daemon.cancelled.set()
                     self.read_until(b"closed the connection")
-                while self.is_raw() and os.waitpid(self.pid, os.WNOHANG)[0] == 0: time.sleep(0.01)
+                _, status = os.waitpid(self.pid, 0)
+                self.assertEqual(os.waitstatus_to_exitcode(status), 143 if how == "signal" else 125)
                 self.assertFalse(self.is_raw())
+                os.close(self.master)
 
     def test_ctrl_c_while_booting_cancels(self):
         booting = threading.Event()
