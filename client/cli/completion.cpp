@@ -253,7 +253,9 @@ std::string fish_script() {
 # The words so far that are no options.
 function __pyro_words
     set -l plain
-    for word in (commandline -opc)[2..-1]
+    set -l words (commandline -opc)
+    set -e words[1]
+    for word in $words
         string match -q -- '-*' $word; or set -a plain $word
     end
     printf '%s\n' "$plain"

@@ -77,7 +77,9 @@ int demo_command(const Invocation& call) {
     } catch (...) {
         // The first failure is the one to tell; a VM that stays behind ends by its TTL.
         try {
-            Connection({socket}).call<proto::VmDelete>({vm.vm_id});
+            CallOptions cleaning;
+            cleaning.signals = &signals;
+            Connection({socket}).call<proto::VmDelete>({vm.vm_id}, cleaning);
         } catch (const std::exception&) {
         }
         throw;

@@ -109,6 +109,7 @@ public:
                 while (const auto signal = options_.signals->take()) on_signal(*signal);
         }
         if (cancelled_by_) throw Interrupted(*cancelled_by_);
+        if (attach_error_ && error_ && error_->code() == ErrorCode::cancelled) throw *attach_error_;
         if (error_) throw connection_.explain(*error_);
         return std::move(*result_);
     }
@@ -132,6 +133,7 @@ private:
     void require_whole_output() const {
         if (!result_ || !options_.streams || cancelled_by_) return;
         if (out_.total() >= expected_out_ && err_.total() >= expected_err_) return;
+        if (attach_error_) throw *attach_error_;
         throw Error(ErrorCode::unavailable,
                     "the connection with the command's output broke: " + std::to_string(out_.total() + err_.total()) + " of " +
                         std::to_string(expected_out_ + expected_err_) + " bytes came",
@@ -140,7 +142,7 @@ private:
 
     std::optional<Clock::time_point> deadline() const {
         std::optional<Clock::time_point> until;
-        if (cancelled_by_) until = cancel_deadline_;
+        if (cancelled_by_ || attach_error_) until = cancel_deadline_;
         if (error_ && attach_ != Attach::none && attach_ != Attach::closed) until = until ? std::min(*until, leftover_deadline_) : leftover_deadline_;
         return until;
     }
@@ -163,6 +165,7 @@ private:
         if (const auto until = deadline()) {
             const auto left = std::chrono::ceil<std::chrono::milliseconds>(*until - Clock::now()).count();
             if (cancelled_by_ && Clock::now() >= cancel_deadline_) throw Interrupted(*cancelled_by_);
+            if (attach_error_ && Clock::now() >= cancel_deadline_) throw *attach_error_;
             timeout = static_cast<int>(std::max<std::int64_t>(left, 0));
         }
         if (::poll(fds, count, timeout) < 0) {
@@ -190,6 +193,11 @@ private:
 
     std::string cancel_line() const { return proto::encode_notification(proto::cancel_method, {{"id", id_}}) + "\n"; }
 
+    void cancel() {
+        cancel_deadline_ = Clock::now() + cancel_patience;
+        if (!answered()) unsent_ += cancel_line();
+    }
+
     void on_signal(int number) {
         Streams* streams = options_.streams;
         if (number == SIGWINCH) {
@@ -200,8 +208,7 @@ private:
         } else {
             if (cancelled_by_) throw Interrupted(number);
             cancelled_by_ = number;
-            cancel_deadline_ = Clock::now() + cancel_patience;
-            if (!answered()) unsent_ += cancel_line();
+            cancel();
         }
     }
 
@@ -265,8 +272,13 @@ private:
                 try {
                     proto::check_attach_reply(line);
                 } catch (Error& refused) {
-                    refused.add_context("attach to the command's streams");
-                    throw;
+                    // A call that has just ended takes its ticket along: its answer is on the way and says more.
+                    attach_error_ = std::move(refused.add_context("attach to the command's streams"));
+                    cancel();
+                    attach_ = Attach::closed;
+                    in_open_ = false;
+                    attach_unsent_.clear();
+                    return;
                 }
                 frames_.feed(std::exchange(attach_unread_, {}));
                 attach_ = Attach::open;
@@ -326,7 +338,7 @@ private:
     std::size_t scanned_ = 0;
 
     std::optional<json> result_;
-    std::optional<Error> error_;
+    std::optional<Error> error_, attach_error_;
     std::uint64_t expected_out_ = 0, expected_err_ = 0;
 
     Attach attach_ = Attach::none;

@@ -366,8 +366,24 @@ class Faults(unittest.TestCase):
         def refuse(call):
             call.notify("exec.started", ticket="t", vm_id="v")
             call.daemon.attached("t").send({"ok": False, "error": {"code": "not_found", "message": "no such ticket", "hint": "", "retryable": False, "details": {}}})
-        with FakePyrod(vm__run=refuse) as daemon:
-            self.assertIn("no such ticket", self.failure(daemon, "run", "x", "y"))
+            self.assertTrue(call.daemon.cancelled.wait(20))
+        def cancelled(call):
+            refuse(call)
+            call.fail("cancelled")
+        def failed(call):  # the call ended first, and its ticket with it
+            refuse(call)
+            call.fail("guest_failed", "the guest does not boot")
+        def left_out(call):
+            refuse(call)
+            call.ended(out=1)
+        for handler, said in ((cancelled, "no such ticket"), (failed, "the guest does not boot"), (left_out, "no such ticket")):
+            with self.subTest(handler), FakePyrod(vm__run=handler) as daemon:
+                self.assertIn(said, self.failure(daemon, "run", "x", "y"))
+        def silent(call):
+            refuse(call)
+            call.ended()
+        with FakePyrod(vm__run=silent) as daemon:  # nothing was lost
+            self.assertEqual(pyro(daemon, "run", "x", "true").returncode, 0)
 
     def test_an_error_after_output(self):
         def fails(call):
@@ -394,7 +410,7 @@ class Doctor(unittest.TestCase):
         with FakePyrod(system__doctor=lambda c: c.answer({"ok": False, "execution_mode": "guest_tcg", "checks": checks})) as daemon:
             done = pyro(daemon, "doctor")
             self.assertEqual(done.returncode, 1)
-            self.assertRegex(done.stdout.decode(), r"(?m)^PASS  daemon   pyrod 0\.1\.0 answers")
+            self.assertRegex(done.stdout.decode(), r"(?m)^PASS  socket   pyrod 0\.1\.0 answers")
             self.assertIn("FAIL  qemu     not found\n      fix: sudo apt install qemu\n", done.stdout.decode())
             self.assertTrue(done.stdout.endswith(b"3 passed, 1 warnings, 1 failed; VMs run as guest_tcg\n"))
         with FakePyrod(system__doctor=lambda c: c.answer({"ok": True, "execution_mode": "guest_kvm", "checks": checks[:1]})) as daemon:
