@@ -177,13 +177,14 @@ std::string resynchronisation() { return std::string(max_payload + frame_overhea
 FrameDecoder::FrameDecoder(std::uint64_t connection, bool follow_attach) : connection_(connection), follow_attach_(follow_attach) {}
 
 std::span<char> FrameDecoder::prepare(std::size_t size) {
-    if (begin_ == end_) begin_ = end_ = 0;
-    if (buffer_.size() - end_ < size) {
+    // Little is moved at once, so that a stream of frames keeps to the same few pages; much, only for want of room.
+    constexpr std::size_t little = 4096;
+    if (begin_ > 0 && (end_ - begin_ <= little || buffer_.size() - end_ < size)) {
         std::memmove(buffer_.data(), buffer_.data() + begin_, end_ - begin_);
         end_ -= begin_;
         begin_ = 0;
-        if (buffer_.size() - end_ < size) buffer_.resize(end_ + size);
     }
+    if (buffer_.size() - end_ < size) buffer_.resize(end_ + size);
     return std::span<char>(buffer_).subspan(end_);
 }
 

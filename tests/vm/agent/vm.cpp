@@ -30,7 +30,7 @@ std::string kernel_command_line() {
     double mhz = 0;
     for (std::string line; std::getline(cpuinfo, line) && mhz == 0;)
         if (line.starts_with("cpu MHz")) mhz = std::strtod(line.c_str() + line.find(':') + 1, nullptr);
-    return "console=ttyS0 quiet reboot=t panic=-1 lapic_timer_khz=1000000 tsc=reliable tsc_early_khz=" + std::to_string(static_cast<long>(mhz * 1000));
+    return "console=ttyS0 quiet reboot=t panic=-1 lapic_timer_khz=1000000 tsc=reliable tsc_early_khz=" + std::to_string(static_cast<long>(mhz * 1000)) + " " + (std::getenv("PYRO_TEST_APPEND") ? std::getenv("PYRO_TEST_APPEND") : "");
 }
 
 Vm::Vm(int mem_mib, std::vector<std::string> extra) {
