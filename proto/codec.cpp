@@ -142,7 +142,9 @@ void decode(const TypeInfo& type, const json& value, void* into, Unknown unknown
             for (const auto& [key, item] : value.items()) {
                 bool known = false;
                 for (const FieldInfo& field : type.fields) known = known || field.name == key;
-                if (!known) refuse(field_path(key), "is not a field of this request");
+                if (!known)
+                    throw Error(ErrorCode::invalid_argument, field_path(key) + ": is not a field of this request")
+                        .with_detail("unknown_field", field_path(key));
             }
             break;
         }

@@ -12,6 +12,7 @@
 #include <cstring>
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -151,6 +152,25 @@ PeerCredentials Stream::peer() const {
 
 int Stream::native_handle() const noexcept { return state_->descriptor.native_handle(); }
 void Stream::shutdown_write() noexcept { ::shutdown(native_handle(), SHUT_WR); }
+
+void Stream::shutdown_read() noexcept { ::shutdown(native_handle(), SHUT_RD); }
+
+bool Stream::hung_up() const noexcept {
+    pollfd poll{native_handle(), 0, 0};
+    return ::poll(&poll, 1, 0) != 0;  // only POLLHUP and POLLERR are reported unasked
+}
+
+Task<void> Stream::wait_hangup(std::stop_token stop) {
+    auto state = state_;
+    // A hang-up before the wait is seen by the check, one after it by the wait: both run on the thread that polls.
+    while (!hung_up()) {
+        CancelOn cancel(stop);
+        boost::system::error_code ec;
+        auto token = cancel.token(ec);
+        co_await state->descriptor.async_wait(asio::posix::stream_descriptor::wait_error, token);
+        if (ec) fail_stream("wait for the end of a connection", ec, stop);
+    }
+}
 
 void Stream::close() noexcept {
     boost::system::error_code ignored;

@@ -44,6 +44,11 @@ public:
     PeerCredentials peer() const;
     int native_handle() const noexcept;
     void shutdown_write() noexcept;
+    void shutdown_read() noexcept;  // what the other side sends from now on is an error there
+    // Whether, and until, the other side has closed both directions. After an end of the stream this tells a peer that is
+    // gone from one that only has no more to say.
+    bool hung_up() const noexcept;
+    Task<void> wait_hangup(std::stop_token stop);
     void close() noexcept;  // whoever waits gets Cancelled or Error(unavailable)
 
 private:
