@@ -81,7 +81,6 @@ vm::qemu::BackendConfig hypervisor_config(const Config& config) {
     out.programs.kernel = config.guest.kernel;
     out.programs.initramfs = config.guest.initramfs;
     out.run_directory = config.run_dir;
-    out.accelerator = config.guest.accelerator;
     return out;
 }
 
