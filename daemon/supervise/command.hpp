@@ -37,6 +37,7 @@ struct Command {
     std::optional<Credentials> as;
     std::vector<ResourceLimit> limits;
     int unshare_flags = 0;          // CLONE_NEWNET | CLONE_NEWIPC | ...: namespaces of its own
+    bool controlling_terminal = false;  // descriptor 0 is a terminal, to be that of its session
     bool dies_with_daemon = false;  // killed by the kernel when the daemon goes, however it goes
 };
 

@@ -12,6 +12,7 @@
 #include <linux/close_range.h>
 #include <linux/sched.h>
 #include <sched.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -21,9 +22,9 @@
 namespace pyro::supervise {
 namespace {
 
-enum Step : int { pass_fds, new_session, namespaces, limits, groups, bounding_set, group_id, user_id, capabilities_, no_new_privs,
+enum Step : int { pass_fds, new_session, terminal, namespaces, limits, groups, bounding_set, group_id, user_id, capabilities_, no_new_privs,
                   parent_death, directory, signals, execute };
-constexpr std::array step_names{"pass its file descriptors", "make a session", "make its namespaces", "set its limits", "set its groups",
+constexpr std::array step_names{"pass its file descriptors", "make a session", "take its terminal", "make its namespaces", "set its limits", "set its groups",
                                 "drop its bounding set", "set its group", "set its user", "drop its capabilities",
                                 "set no_new_privs", "tie it to the daemon", "change to its directory", "reset its signals", "execute it"};
 
@@ -99,6 +100,7 @@ void drop_privileges(const Prepared& p) noexcept {
 [[noreturn]] void child(Prepared p) noexcept {
     place_descriptors(p);
     if (::setsid() < 0) give_up(p.outcome_fd, new_session);
+    if (p.command->controlling_terminal && ::ioctl(0, TIOCSCTTY, 0) != 0) give_up(p.outcome_fd, terminal);
     char byte;
     ssize_t n;
     do n = ::read(p.gate_fd, &byte, 1); while (n < 0 && errno == EINTR);

@@ -14,15 +14,17 @@ MAY = {
     "daemon/rpc": {"common", "proto", "daemon/io"},
     "daemon/env": {"common", "proto", "daemon/io", "daemon/state", "daemon/supervise"},
     "daemon/agent": {"common", "proto", "daemon/io"},
+    "daemon/compat": {"common", "proto", "daemon/io", "daemon/supervise", "daemon/agent"},
     "daemon/vm": {"common", "proto", "daemon/io", "daemon/state", "daemon/supervise", "daemon/agent", "daemon/vm/qemu"},
     "daemon/service": {"common", "proto", "daemon/io", "daemon/state", "daemon/supervise", "daemon/rpc", "daemon/env",
-                       "daemon/agent", "daemon/vm"},
+                       "daemon/agent", "daemon/compat", "daemon/vm"},
     "daemon": {"common", "proto", "daemon/io", "daemon/state", "daemon/supervise", "daemon/rpc", "daemon/env",
-               "daemon/agent", "daemon/vm", "daemon/vm/qemu", "daemon/service"},
+               "daemon/agent", "daemon/compat", "daemon/vm", "daemon/vm/qemu", "daemon/service"},
     "client/lib": {"common", "proto"},
     "client/cli": {"common", "proto", "client/lib"},
     "guest/agent": {"common", "proto"},
     "image": {"common"},
+    "image/program": {"common", "image"},
 }
 MAY["daemon/vm/qemu"] = MAY["daemon/vm"] | {"daemon/vm"}
 # Asio's I/O headers are instantiated in one folder; the others see its coroutine vocabulary through daemon/io/task.hpp.

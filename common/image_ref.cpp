@@ -1,0 +1,139 @@
+#include "common/image_ref.hpp"
+
+#include <algorithm>
+
+#include "common/error.hpp"
+
+namespace pyro {
+namespace {
+
+constexpr std::size_t max_reference = 512, max_repository = 255, max_registry = 253 + 6, max_tag = 128;
+
+bool ref_lower(char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9'); }
+bool ref_alnum(char c) { return ref_lower(c) || (c >= 'A' && c <= 'Z'); }
+
+// What the user typed may hold anything; an error message shows it harmless and short.
+std::string ref_quoted(std::string_view text) {
+    std::string out = "\"";
+    for (const char c : text.substr(0, 80))
+        out += c < 0x20 || c == 0x7f ? '?' : c;
+    return out + (text.size() > 80 ? "...\"" : "\"");
+}
+
+[[noreturn]] void ref_refuse(std::string_view text, const std::string& why) {
+    throw Error(ErrorCode::invalid_argument, "image reference " + ref_quoted(text) + ": " + why,
+                "write it as [registry/]repository[:tag][@sha256:digest], for example debian:12");
+}
+
+// [a-z0-9]+ joined by one '.', one or two '_', or any number of '-'.
+bool ref_component(std::string_view part) {
+    if (part.empty() || !ref_lower(part.front()) || !ref_lower(part.back()))
+        return false;
+    for (std::size_t i = 0; i < part.size();) {
+        if (ref_lower(part[i])) {
+            ++i;
+            continue;
+        }
+        const char separator = part[i];
+        std::size_t run = 0;
+        while (part[i] == separator)  // ends: the last character is no separator
+            ++i, ++run;
+        if (!(separator == '-' || (separator == '.' && run == 1) || (separator == '_' && run <= 2)) || !ref_lower(part[i]))
+            return false;
+    }
+    return true;
+}
+
+bool ref_host(std::string_view host) {
+    if (host.size() > 2 && host.front() == '[' && host.back() == ']')
+        return std::all_of(host.begin() + 1, host.end() - 1, [](char c) { return std::string_view("0123456789abcdefABCDEF:.").find(c) != std::string_view::npos; });
+    while (true) {
+        const std::string_view label = host.substr(0, host.find('.'));
+        if (label.empty() || label.size() > 63 || !ref_alnum(label.front()) || !ref_alnum(label.back()) ||
+            !std::all_of(label.begin(), label.end(), [](char c) { return ref_alnum(c) || c == '-'; }))
+            return false;
+        if (label.size() == host.size())
+            return true;
+        host.remove_prefix(label.size() + 1);
+    }
+}
+
+bool ref_registry(std::string_view registry) {
+    const auto colon = registry.rfind(':');
+    const bool ported = colon != std::string_view::npos && registry.back() != ']';
+    if (ported) {
+        const std::string_view port = registry.substr(colon + 1);
+        if (port.empty() || port.size() > 5 || !std::all_of(port.begin(), port.end(), [](char c) { return c >= '0' && c <= '9'; }))
+            return false;
+    }
+    return registry.size() <= max_registry && ref_host(ported ? registry.substr(0, colon) : registry);
+}
+
+}  // namespace
+
+ImageRef ImageRef::parse(std::string_view text) {
+    if (text.empty())
+        ref_refuse(text, "is empty");
+    if (text.size() > max_reference)
+        ref_refuse(text, "is longer than " + std::to_string(max_reference) + " characters");
+    for (const char c : text)
+        if (c <= 0x20 || c == 0x7f)  // char is signed here: bytes above 0x7f are below zero
+            ref_refuse(text, "has a space, a control character or a character that is not ASCII");
+
+    ImageRef ref;
+    std::string_view rest = text;
+    if (const auto at = rest.find('@'); at != std::string_view::npos) {
+        try {
+            ref.digest = Digest::parse(rest.substr(at + 1));
+        } catch (const Error&) {
+            ref_refuse(text, "the digest after '@' is not sha256: and 64 lower-case hexadecimal digits");
+        }
+        rest = rest.substr(0, at);
+    }
+    if (const auto colon = rest.rfind(':'); colon != std::string_view::npos && rest.find('/', colon) == std::string_view::npos) {
+        ref.tag = rest.substr(colon + 1);
+        rest = rest.substr(0, colon);
+        if (ref.tag.empty() || ref.tag.size() > max_tag || !(ref_alnum(ref.tag[0]) || ref.tag[0] == '_') ||
+            !std::all_of(ref.tag.begin(), ref.tag.end(), [](char c) { return ref_alnum(c) || c == '_' || c == '.' || c == '-'; }))
+            ref_refuse(text, "the tag after ':' must be 1 to 128 letters, digits, '_', '.' or '-' and not begin with '.' or '-'");
+    } else if (ref.digest.empty()) {
+        ref.tag = "latest";
+    }
+
+    // docker's rule: the first part is a registry if it could not be a repository name.
+    ref.registry = "docker.io";
+    if (const auto slash = rest.find('/'); slash != std::string_view::npos) {
+        const std::string_view first = rest.substr(0, slash);
+        if (first == "localhost" || first.find_first_of(".:[ABCDEFGHIJKLMNOPQRSTUVWXYZ") != std::string_view::npos) {
+            if (!ref_registry(first))
+                ref_refuse(text, "the registry " + ref_quoted(first) + " is not a host name with an optional port");
+            ref.registry = first;
+            rest = rest.substr(slash + 1);
+        }
+    }
+    if (ref.registry == "index.docker.io")
+        ref.registry = "docker.io";
+    ref.repository = rest;
+    if (ref.registry == "docker.io" && rest.find('/') == std::string_view::npos)
+        ref.repository = "library/" + ref.repository;
+    if (ref.repository.size() > max_repository)
+        ref_refuse(text, "the repository is longer than " + std::to_string(max_repository) + " characters");
+    for (std::string_view left = rest;;) {
+        const std::string_view part = left.substr(0, left.find('/'));
+        if (!ref_component(part))
+            ref_refuse(text, "the repository part " + ref_quoted(part) +
+                                 " must be lower-case letters and digits, joined by '.', '_', '__' or '-'");
+        if (part.size() == left.size())
+            break;
+        left.remove_prefix(part.size() + 1);
+    }
+    return ref;
+}
+
+std::string ImageRef::str() const {
+    return registry + "/" + repository + (tag.empty() ? "" : ":" + tag) + (digest.empty() ? "" : "@" + digest.str());
+}
+
+std::string ImageRef::selector() const { return digest.empty() ? tag : digest.str(); }
+
+}  // namespace pyro

@@ -1,0 +1,31 @@
+// The environments pyro knows by name.
+#pragma once
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "common/image_ref.hpp"
+
+namespace pyro::env {
+
+struct CatalogEntry {
+    std::string_view name;         // what users write
+    std::string_view reference;    // the Docker official image behind it
+    std::string_view description;
+    std::string_view suite;        // the second source: of the Debian archive
+    std::vector<std::string> packages;  // besides those of a minimal system
+};
+
+std::span<const CatalogEntry> catalog();
+const CatalogEntry* find_in_catalog(std::string_view name);
+
+// What a user named: a catalog name is looked up before anything else, every other OCI reference is taken as it is.
+struct ResolvedName {
+    std::string name;                     // the catalog name, else the canonical reference
+    ImageRef reference;
+    const CatalogEntry* entry = nullptr;  // of the catalog
+};
+ResolvedName resolve_name(std::string_view name);  // throws invalid_argument
+
+}  // namespace pyro::env

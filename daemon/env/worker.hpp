@@ -1,0 +1,37 @@
+// Running pyro-image for one job: a request in, progress and a result out.
+#pragma once
+#include <functional>
+#include <memory>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <vector>
+
+#include "daemon/io/task.hpp"
+#include "daemon/supervise/supervisor.hpp"
+
+namespace pyro::env {
+
+// Where a pull is. Sent to everybody who waits for it.
+struct Progress {
+    std::string phase;    // resolve, download, bootstrap, verify, build, ready
+    std::string digest;   // of the layer, in download
+    std::uint64_t done = 0, total = 0;  // bytes; total 0 where it is not known
+    std::string message;  // what mmdebstrap says it does
+};
+using ProgressSink = std::function<void(const Progress&)>;
+
+struct WorkerJob {
+    std::string program;     // pyro-image
+    std::string subcommand;
+    std::string scope;       // unique among what runs
+    std::vector<supervise::PassedFd> fds;            // above 3
+    std::optional<supervise::Credentials> as;
+    bool network = false;
+    std::uint64_t memory_max = 0;
+};
+
+// The worker's result, or its error as Error. What it says is bounded and parsed as hostile input: it has read a registry's
+// bytes. When it is over, however it ended, no process of the job is left.
+io::Task<nlohmann::json> run_worker(supervise::Supervisor& supervisor, WorkerJob job, nlohmann::json request, ProgressSink progress, std::stop_token stop);
+
+}  // namespace pyro::env
