@@ -102,9 +102,6 @@ Config load_config(const std::string& file) {
         s.read("kernel", config.guest.kernel);
         s.read("initramfs", config.guest.initramfs);
         s.read("qemu", config.guest.qemu);
-        s.read("accelerator", config.guest.accelerator);
-        if (config.guest.accelerator != "auto" && config.guest.accelerator != "kvm" && config.guest.accelerator != "tcg")
-            s.refuse("accelerator", "must be auto, kvm or tcg");
         s.read("uid_first", config.guest.uid_first, 1000, 4294967294);
         s.read("uid_last", config.guest.uid_last, config.guest.uid_first, 4294967294);
     });

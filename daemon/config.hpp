@@ -18,7 +18,6 @@ struct Config {
         std::string kernel = "/usr/lib/pyro/vmlinux";
         std::string initramfs = "/usr/lib/pyro/initramfs";
         std::string qemu = "/usr/bin/qemu-system-x86_64";
-        std::string accelerator = "auto";  // auto: KVM if a probe guest boots on it; kvm; tcg
         std::int64_t uid_first = 2000000;  // every VM runs as a uid of its own from this range
         std::int64_t uid_last = 2065535;
     } guest;

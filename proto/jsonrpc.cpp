@@ -99,7 +99,12 @@ std::variant<Response, Notification> parse_reply(std::string_view line) {
     const auto garbled = [] {
         return Error(ErrorCode::unavailable, "the daemon sent something that is no JSON-RPC message", "is that socket pyrod's?");
     };
-    const json message = json::parse(line.begin(), line.end(), nullptr, false);
+    json message;
+    try {
+        message = parse_json(line);
+    } catch (const MessageError&) {
+        throw garbled();
+    }
     if (!message.is_object()) throw garbled();
     if (const auto method = message.find("method"); method != message.end()) {
         const auto params = message.find("params");
@@ -158,10 +163,10 @@ json error_to_json(const Error& error) {
 Error error_from_json(const json& shape) {
     Error error(error_code_from(string_or(shape, "code")), string_or(shape, "message", "failed without saying why"), string_or(shape, "hint"));
     const auto retryable = shape.find("retryable");
-    error = std::move(error).with_retryable(retryable != shape.end() && retryable->is_boolean() && retryable->get<bool>());
+    std::move(error).with_retryable(retryable != shape.end() && retryable->is_boolean() && retryable->get<bool>());
     if (const auto details = shape.find("details"); details != shape.end() && details->is_object())
         for (const auto& [key, value] : details->items())
-            error = std::move(error).with_detail(key, value.is_string() ? value.get<std::string>() : dump_line(value));
+            std::move(error).with_detail(key, value.is_string() ? value.get<std::string>() : dump_line(value));
     return error;
 }
 

@@ -239,6 +239,14 @@ bool EnvironmentCache::in_use(const std::string& digest) const {
     return std::any_of(machines.begin(), machines.end(), [&](const state::MachineRow& row) { return row.environment_digest == digest; });
 }
 
+io::Task<Lease> EnvironmentCache::hold(std::string digest, std::stop_token stop) {
+    const std::optional<Installed> found = co_await look(Digest::parse(digest), false, stop);
+    if (!found || !found->problem.empty())
+        throw Error(ErrorCode::environment_invalid, "environment " + digest.substr(0, 19) + (found ? " is broken: " + found->problem : " is not installed any more"),
+                    "pull it again: pyro env pull");
+    co_return lease(found->manifest, found->manifest.name);
+}
+
 io::Task<Lease> EnvironmentCache::ensure(std::string name, state::Viewer viewer, PullOptions options, ProgressSink progress, std::stop_token stop) {
     const ResolvedName resolved = resolve_name(name);
     while (true) {
@@ -693,6 +701,29 @@ io::Task<EnvironmentCache::Installation> EnvironmentCache::install_from_archive(
     co_return out;
 }
 
+namespace {
+// Opens the layers for the worker, from first_extra_fd on; what its request says of them.
+json pass_layers(WorkerJob& worker, const std::vector<std::string>& paths, const std::vector<std::string>& diff_ids, const EnvironmentManifest& manifest) {
+    json layers = json::array();
+    for (std::size_t i = 0; i < paths.size(); ++i) {
+        UniqueFd file = open_file(paths[i], O_RDONLY | O_NOFOLLOW);
+        struct stat info {};
+        if (::fstat(file.get(), &info) != 0)
+            throw Error::from_errno("look at a layer");
+        const int number = first_extra_fd + static_cast<int>(i);
+        json layer = {{"fd", number}, {"size", info.st_size}};
+        if (i < diff_ids.size())
+            layer["diff_id"] = diff_ids[i];
+        if (i < manifest.layers.size())
+            layer["digest"] = manifest.layers[i].digest.str();
+        layers.push_back(std::move(layer));
+        worker.fds.push_back(passed(std::move(file), number));
+    }
+    return layers;
+}
+
+}  // namespace
+
 io::Task<EnvironmentManifest> EnvironmentCache::build(std::string job_id, std::vector<std::string> layer_paths, std::vector<std::string> diff_ids,
                                                       EnvironmentManifest manifest, ProgressSink progress, std::stop_token stop) {
     const WorkerUid owner = worker_uid(job_id + "-build");
@@ -710,19 +741,7 @@ io::Task<EnvironmentManifest> EnvironmentCache::build(std::string job_id, std::v
         worker.as = owner.credentials();
         worker.memory_max = worker_memory;
         worker.fds.push_back(passed(open_file(directory + "/" + root_file, O_RDWR | O_CREAT | O_EXCL, 0600), directory_fd));
-        json layers = json::array();
-        for (std::size_t i = 0; i < layer_paths.size(); ++i) {
-            UniqueFd file = open_file(layer_paths[i], O_RDONLY | O_NOFOLLOW);
-            struct stat info {};
-            if (::fstat(file.get(), &info) != 0)
-                throw Error::from_errno("look at a layer");
-            const int number = first_extra_fd + static_cast<int>(i);
-            json layer = {{"fd", number}, {"size", info.st_size}, {"diff_id", diff_ids[i]}};
-            if (i < manifest.layers.size())
-                layer["digest"] = manifest.layers[i].digest.str();
-            layers.push_back(std::move(layer));
-            worker.fds.push_back(passed(std::move(file), number));
-        }
+        const json layers = pass_layers(worker, layer_paths, diff_ids, manifest);
         json request = {{"layers", layers}, {"image_fd", directory_fd}, {"disk_bytes", options_.disk_bytes},
                         {"limits", {{"total_bytes", options_.max_image_bytes * 4}}}};
         json result = co_await run_worker(supervisor_, std::move(worker), std::move(request), progress, stop);
@@ -760,6 +779,28 @@ io::Task<EnvironmentManifest> EnvironmentCache::build(std::string job_id, std::v
         std::rethrow_exception(failure);
     }
     co_return manifest;
+}
+
+io::Task<void> EnvironmentCache::unpack(const Lease& environment, std::string job_id, std::string directory, supervise::Credentials owner,
+                                        ProgressSink progress, std::stop_token stop) {
+    const EnvironmentManifest& manifest = environment.manifest();
+    if (manifest.layers.empty())
+        throw Error(ErrorCode::failed_precondition, environment.name() + " was built from the Debian archive and has no layers to unpack",
+                    "make a registry reachable and pull it again: pyro env pull --force " + environment.name());
+    std::vector<std::string> paths;
+    for (const LayerInfo& layer : manifest.layers)
+        paths.push_back(path("blobs/sha256", layer.digest.hex()));
+    WorkerJob worker;
+    worker.program = options_.image_worker;
+    worker.subcommand = "unpack";
+    worker.scope = "unpack-" + job_id;
+    worker.as = std::move(owner);
+    worker.memory_max = worker_memory;
+    worker.fds.push_back(passed(open_file(directory, O_RDONLY | O_DIRECTORY | O_NOFOLLOW), directory_fd));
+    const std::vector<std::string> unchecked;  // the digests were, when the blobs came
+    const json layers = pass_layers(worker, paths, unchecked, manifest);
+    json request = {{"layers", layers}, {"directory_fd", directory_fd}, {"limits", {{"total_bytes", options_.max_image_bytes * 4}}}};
+    co_await run_worker(supervisor_, std::move(worker), std::move(request), progress, stop);
 }
 
 io::Task<PruneOutcome> EnvironmentCache::prune(bool all, state::Viewer viewer, std::stop_token stop) {

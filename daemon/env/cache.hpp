@@ -105,6 +105,13 @@ public:
     // Installs it; one that is there is compared in full, and replaced if it is not whole or `force` asks for it.
     io::Task<PullOutcome> pull(std::string name, state::Viewer viewer, PullOptions options, ProgressSink progress, std::stop_token stop);
 
+    // The installed environment of that digest, for who has a record that names it. Throws environment_invalid when it is not whole.
+    io::Task<Lease> hold(std::string digest, std::stop_token stop);
+    // The tree of an environment, unpacked from its layers into `directory`, which is empty and belongs to `owner`: without
+    // devices, setuid or other owners. Throws failed_precondition for what has no layers.
+    io::Task<void> unpack(const Lease& environment, std::string job_id, std::string directory, supervise::Credentials owner, ProgressSink progress,
+                          std::stop_token stop);
+
     // The catalog first, then what else is in the cache for this user.
     io::Task<std::vector<EnvironmentSummary>> list(state::Viewer viewer, std::stop_token stop);
     // By catalog name, reference, digest or a prefix of it of at least 6 digits. Throws not_found.

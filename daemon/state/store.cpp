@@ -271,6 +271,13 @@ void Store::release_uid(uid_t uid) {
     });
 }
 
+void Store::release_stray_uids() {
+    write_run([](Database& database) {
+        database.prepare("UPDATE uid_leases SET machine_id = '', released = (SELECT max(released) + 1 FROM uid_leases) "
+                         "WHERE released = 0 AND machine_id NOT IN (SELECT id FROM machines)").run();
+    });
+}
+
 // --- environments and references
 
 io::Task<void> Store::upsert_environment(EnvironmentRow row) {

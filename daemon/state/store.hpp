@@ -49,6 +49,7 @@ public:
     uid_t lease_uid(uid_t owner_uid, const std::string& machine_id, uid_t first, uid_t last,
                     const std::function<bool(uid_t)>& usable = {});
     void release_uid(uid_t uid);
+    void release_stray_uids();  // those leased to machines that have no row
 
     // --- environments and references (pyro.db)
     // An upsert keeps created_at and, once public, stays public.

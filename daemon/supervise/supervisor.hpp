@@ -31,7 +31,7 @@ class Process {
 public:
     virtual ~Process() = default;
     virtual const ProcessIdentity& identity() const noexcept = 0;
-    virtual io::Task<ExitStatus> wait(std::stop_token stop) = 0;  // any number of waiters; remembers the status
+    virtual io::Task<ExitStatus> wait(std::stop_token stop = {}) = 0;  // any number of waiters; remembers the status
     virtual void signal(int number) noexcept = 0;                 // the program alone
     virtual void kill() noexcept = 0;                             // SIGKILL to it and all it started (its scope)
 };
@@ -58,11 +58,11 @@ public:
     // Returns once the program was executed. A program that cannot be is Error(failed_precondition) with the reason.
     // `before_exec` is called with the identity while the child still waits: the place to write the record.
     virtual io::Task<std::shared_ptr<Process>> spawn(Command command, Scope scope,
-                                                     std::function<void(const ProcessIdentity&)> before_exec) = 0;
+                                                     std::function<void(const ProcessIdentity&)> before_exec = {}) = 0;
     // The process of an earlier daemon, if it is still that one.
     virtual std::shared_ptr<Process> adopt(const ProcessIdentity& identity, const Scope& scope) = 0;
     // Ends whatever still runs in a scope and removes the scope itself; returns once nothing of it is left. Idempotent.
-    virtual io::Task<void> remove(std::string scope_name, std::stop_token stop) = 0;
+    virtual io::Task<void> remove(std::string scope_name, std::stop_token stop = {}) = 0;
     // The scopes of this instance that exist, an earlier daemon's too. Only known where there are cgroups.
     virtual std::vector<std::string> scopes() const = 0;
 };

@@ -252,3 +252,42 @@ class Client:
 
     def __exit__(self, *_):
         self.close()
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+PORT = free_port()  # of this module's registry
+
+
+def registry_config():
+    """The official images come from the registry below."""
+    return f'[mirror]\n"docker.io" = "http://127.0.0.1:{PORT}"\n[registry."127.0.0.1:{PORT}"]\nplain_http = true\nallow_private = true\n'
+
+
+@contextlib.contextmanager
+def registry(storage=PREPARED / "registry"):
+    """A real registry on loopback, with the images prepare.py pushed."""
+    with tempfile.TemporaryDirectory(prefix="pyro-registry-") as work:
+        config = pathlib.Path(work) / "registry.yml"
+        config.write_text(f"version: 0.1\nlog: {{level: error}}\nstorage:\n  filesystem: {{rootdirectory: {storage}}}\n"
+                          f"http:\n  addr: 127.0.0.1:{PORT}\n  secret: test\n")
+        process = subprocess.Popen(["docker-registry", "serve", config], env={**os.environ, "OTEL_TRACES_EXPORTER": "none"},
+                                   stdout=subprocess.DEVNULL, stderr=open(pathlib.Path(work) / "log", "wb"))
+        try:
+            deadline = time.monotonic() + WAIT
+            while True:
+                try:
+                    socket.create_connection(("127.0.0.1", PORT), 1).close()
+                    break
+                except OSError:
+                    assert process.poll() is None, (pathlib.Path(work) / "log").read_text()
+                    assert time.monotonic() < deadline, "the registry does not answer"
+                    time.sleep(0.05)
+            yield f"127.0.0.1:{PORT}"
+        finally:
+            process.kill()
+            process.wait()

@@ -1,0 +1,34 @@
+// Results for people and for programs, derived from the tables of their records.
+#pragma once
+#include "common/error.hpp"
+#include "proto/field.hpp"
+
+#include <nlohmann/json.hpp>
+
+#include <string>
+#include <string_view>
+
+namespace pyro::client {
+
+struct Style {
+    bool colour = false;
+};
+// Colour where `fd` is a terminal that has it and NO_COLOR is not set.
+Style style_for(int fd);
+
+// A result: a table where it is a list of records, else one "key: value" per line. Ends with a newline, or is empty.
+std::string render(const proto::TypeInfo& type, const nlohmann::json& value, Style style);
+// The same as one JSON document, keys in the order of the table, what the table does not know after them.
+nlohmann::ordered_json in_table_order(const proto::TypeInfo& type, const nlohmann::json& value);
+// Pretty, with a newline; never fails on invalid UTF-8.
+std::string document(const nlohmann::ordered_json& value);
+
+// Control characters of others do not reach the terminal: shown as \x1b.
+std::string printable(std::string_view text);
+std::string byte_size(std::int64_t bytes);  // "12.3 MiB"
+
+// "pyro: what happened" and what to do about it.
+std::string render(const Error& error);
+std::string error_document(const Error& error);
+
+}  // namespace pyro::client

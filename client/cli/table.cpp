@@ -1,0 +1,24 @@
+// Every command that is one call and its result: env and vm.
+#include "client/cli/commands.hpp"
+#include "client/cli/render.hpp"
+#include "client/cli/terminal.hpp"
+
+#include <unistd.h>
+
+namespace pyro::client {
+
+int call_method(const Invocation& call) {
+    Signals signals(call_signals);
+    ProgressLine progress(call.verb->words == "env pull" ? "[pull]" : "pyro:", call.globals.json);
+    CallOptions options;
+    options.on_progress = [&](const proto::Progress& p) { progress.show(p); };
+    options.signals = &signals;
+    Connection daemon({call.globals.socket});
+    const nlohmann::json result = daemon.call(call.verb->method->name, call.params, options);
+    progress.clear();
+    const proto::TypeInfo& type = call.verb->method->result();
+    write_stdout(call.globals.json ? document(in_table_order(type, result)) : render(type, result, style_for(STDOUT_FILENO)));
+    return status::ok;
+}
+
+}  // namespace pyro::client

@@ -1,0 +1,78 @@
+#include "client/cli/verbs.hpp"
+
+#include "proto/api.hpp"
+#include "proto/codec.hpp"
+
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+
+namespace pyro::client {
+
+using proto::Cli;
+using proto::FieldInfo;
+using proto::Kind;
+
+namespace {
+
+template <class Params>
+void check_params(const nlohmann::json& params) { proto::from_wire<Params>(params); }
+
+template <class... M>
+std::vector<Verb> table_verbs(proto::Methods<M...>) {
+    std::vector<Verb> out;
+    const auto list = proto::Methods<M...>::list();
+    std::size_t i = 0;
+    ((list[i].traits.cli.empty() ? void() : out.push_back({list[i].traits.cli, list[i].doc, list[i].params, &list[i], &check_params<typename M::Params>}), ++i), ...);
+    return out;
+}
+
+constexpr std::array all_groups{
+    Group{"env", "Environments: list, fetch, inspect and remove what VMs start from."},
+    Group{"vm", "VMs one step at a time: create, start, exec, stop, delete."},
+};
+
+}  // namespace
+
+const std::vector<Verb>& verbs() {
+    static const std::vector<Verb> all = [] {
+        auto list = table_verbs(proto::Api{});
+        list.push_back({"demo", DemoParams::doc, &proto::type_of<DemoParams>, nullptr, &check_params<DemoParams>});
+        list.push_back({"completion", CompletionParams::doc, &proto::type_of<CompletionParams>, nullptr, &check_params<CompletionParams>});
+        return list;
+    }();
+    return all;
+}
+
+const Verb* find_verb(std::string_view words) {
+    const auto found = std::find_if(verbs().begin(), verbs().end(), [&](const Verb& verb) { return verb.words == words; });
+    return found == verbs().end() ? nullptr : &*found;
+}
+
+std::span<const Group> groups() { return all_groups; }
+
+std::string flag_of(const FieldInfo& field) {
+    std::string name(field.options.flag.empty() ? field.name : field.options.flag);
+    std::replace(name.begin(), name.end(), '_', '-');
+    return "--" + name;
+}
+
+std::string placeholder_of(const FieldInfo& field) {
+    if (!field.options.value.empty()) return std::string(field.options.value);
+    const Kind kind = field.type().kind;
+    if (field.options.cli == Cli::option && kind == Kind::integer) return "N";
+    if (field.options.cli == Cli::option && kind == Kind::map) return "K=V";
+    std::string name(field.name);
+    for (char& c : name) c = c == '_' ? '-' : static_cast<char>(c >= 'a' && c <= 'z' ? c - 'a' + 'A' : c);
+    return name;
+}
+
+bool takes_value(const FieldInfo& field) { return field.type().kind != Kind::boolean; }
+
+const FieldInfo* rest_of(const proto::TypeInfo& params) {
+    for (const FieldInfo& field : params.fields)
+        if (field.options.cli == Cli::rest) return &field;
+    return nullptr;
+}
+
+}  // namespace pyro::client

@@ -1,0 +1,57 @@
+// The commands of `pyro`: those of the method table, and a few of the client's own described in the same way.
+#pragma once
+#include "proto/method.hpp"
+
+#include <nlohmann/json_fwd.hpp>
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace pyro::client {
+
+struct Verb {
+    std::string_view words;   // "env pull"
+    std::string_view doc;
+    const proto::TypeInfo& (*params)();
+    const proto::MethodInfo* method = nullptr;  // null: the client's own
+    // Decodes strictly and drops the value: what the daemon would say of these parameters, without it.
+    void (*check)(const nlohmann::json& params) = nullptr;
+};
+
+// In the order of help.
+const std::vector<Verb>& verbs();
+const Verb* find_verb(std::string_view words);
+
+struct Group {
+    std::string_view name;
+    std::string_view doc;
+};
+std::span<const Group> groups();  // first words that are not commands themselves
+
+// How a field is written on the command line.
+std::string flag_of(const proto::FieldInfo& field);         // "--mem-mib"
+std::string placeholder_of(const proto::FieldInfo& field);  // "N", "K=V", "ENVIRONMENT"
+bool takes_value(const proto::FieldInfo& field);            // flags do not
+const proto::FieldInfo* rest_of(const proto::TypeInfo& params);  // the field that takes the command, if any
+
+enum class Shell { bash, zsh, fish };
+constexpr auto enum_names(Shell) { return std::array<std::string_view, 3>{"bash", "zsh", "fish"}; }
+
+struct CompletionParams {
+    static constexpr std::string_view doc = "Print a completion script for a shell.";
+    Shell shell = Shell::bash;
+    static constexpr auto fields() {
+        return std::array{proto::field<&CompletionParams::shell>("shell", "bash: source <(pyro completion bash); zsh: the same; fish: pyro completion fish | source", {.cli = proto::Cli::positional})};
+    }
+};
+
+struct DemoParams {
+    static constexpr std::string_view doc = "Prove the life cycle of a VM: create, start, exec `git --version`, delete; say what each step took.";
+    std::string environment = "debian:12";
+    static constexpr auto fields() {
+        return std::array{proto::field<&DemoParams::environment>("environment", "Catalog name or OCI reference", {.cli = proto::Cli::positional, .min = 1, .max = 512, .defaulted = true, .completes = "environment"})};
+    }
+};
+
+}  // namespace pyro::client

@@ -1,0 +1,208 @@
+// pyrod: the composition root. Owns every collaborator, in the order in which they need each other.
+#include "common/digest.hpp"
+#include "common/error.hpp"
+#include "daemon/config.hpp"
+#include "daemon/env/cache.hpp"
+#include "daemon/io/loop.hpp"
+#include "daemon/rpc/server.hpp"
+#include "daemon/service/services.hpp"
+#include "daemon/state/store.hpp"
+#include "daemon/supervise/supervisor.hpp"
+#include "daemon/vm/qemu/backend.hpp"
+#include "daemon/vm/registry.hpp"
+#include "daemon/vm/vm_uids.hpp"
+#include "proto/api.hpp"
+#include "proto/describe.hpp"
+
+#include <nlohmann/json.hpp>
+
+#include <csignal>
+#include <cstdio>
+#include <filesystem>
+#include <iostream>
+
+#include <grp.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+namespace pyro {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* default_config = "/etc/pyro/pyrod.toml";
+constexpr std::size_t worker_threads = 2;
+
+struct Options {
+    std::string config;      // empty: the default, if it is there
+    int ready_fd = -1;       // "ready\n" is written to it once clients are served, and it is closed
+};
+
+void make_directory(const std::string& path, mode_t mode) {
+    std::error_code failed;
+    fs::create_directories(path, failed);
+    if (failed) throw Error(ErrorCode::failed_precondition, "make " + path + ": " + failed.message(), "run pyrod as root, or name another directory in its configuration");
+    if (::chmod(path.c_str(), mode) != 0) throw Error::from_errno("set the mode of " + path);
+}
+
+UniqueFd listen_for_clients(const Config& config) {
+    make_directory(fs::path(config.socket).parent_path(), 0755);
+    UniqueFd listening = io::listen_unix(config.socket, 0600);
+    const group* members = ::getgrnam(config.socket_group.c_str());
+    if (!members) std::fprintf(stderr, "pyrod: there is no group %s: only root may connect; make it with: groupadd --system %s\n",
+                               config.socket_group.c_str(), config.socket_group.c_str());
+    if (::chown(config.socket.c_str(), 0, members ? members->gr_gid : 0) != 0) throw Error::from_errno("set the owner of " + config.socket);
+    if (::chmod(config.socket.c_str(), 0660) != 0) throw Error::from_errno("set the mode of " + config.socket);
+    return listening;
+}
+
+env::CacheOptions environment_options(const Config& config) {
+    env::CacheOptions options;
+    options.state_directory = config.state_dir;
+    options.image_worker = config.workers.image;
+    options.mmdebstrap = config.workers.mmdebstrap;
+    options.sources.clear();
+    for (const std::string& source : config.environments.sources)
+        options.sources.push_back(source == "registry" ? env::Source::registry : env::Source::debian_archive);
+    options.mirrors = config.mirror;
+    for (const auto& [host, registry] : config.registries)
+        options.registries[host] = env::RegistrySettings{registry.plain_http, registry.allow_private, registry.ca_file};
+    options.max_image_bytes = static_cast<std::uint64_t>(config.environments.max_image_mib) << 20;
+    options.concurrent_pulls = static_cast<std::size_t>(config.limits.pulls);
+    options.uid_first = static_cast<uid_t>(config.guest.uid_first);
+    options.uid_last = static_cast<uid_t>(config.guest.uid_last);
+    options.sub_first = options.uid_last + 1;
+    return options;
+}
+
+vm::qemu::BackendConfig hypervisor_config(const Config& config) {
+    vm::qemu::BackendConfig out;
+    out.programs.qemu = config.guest.qemu;
+    out.programs.kernel = config.guest.kernel;
+    out.programs.initramfs = config.guest.initramfs;
+    out.run_directory = config.run_dir;
+    return out;
+}
+
+vm::RegistryConfig registry_config(const Config& config) {
+    vm::RegistryConfig out;
+    out.run_directory = config.run_dir;
+    out.overlay_directory = config.state_dir + "/vm";
+    out.limits.machines = config.limits.vms;
+    out.limits.machines_per_user = config.limits.vms_per_user;
+    out.limits.mem_mib = config.limits.mem_mib;
+    out.limits.mem_mib_per_user = config.limits.mem_mib_per_user;
+    return out;
+}
+
+rpc::ServerOptions server_options(const Config& config) {
+    rpc::ServerOptions options;
+    options.limits.sessions = static_cast<std::size_t>(config.limits.sessions);
+    options.limits.sessions_per_uid = static_cast<std::size_t>(config.limits.sessions_per_user);
+    options.limits.in_flight = static_cast<std::size_t>(config.limits.requests_per_session);
+    options.discovery = proto::openrpc(PYRO_VERSION).dump();
+    return options;
+}
+
+service::HostPaths host_paths(const Config& config) {
+    return service::HostPaths{config.state_dir, config.guest.qemu, config.guest.kernel, config.guest.initramfs,
+                              config.workers.image, config.workers.mmdebstrap, config.workers.bubblewrap};
+}
+
+void say_ready(int fd) {
+    if (fd < 0) return;
+    const UniqueFd ready(fd);
+    write_all(ready.get(), "ready\n");
+}
+
+io::Task<void> serve(const Config& config, const Options& options, state::Store& store, const std::string& instance) {
+    const io::Executor executor = co_await io::this_executor();
+    io::Signals signals(executor, {SIGTERM, SIGINT});
+    UniqueFd listening = listen_for_clients(config);  // from now on clients wait instead of being refused
+
+    io::WorkerPool pool(worker_threads);
+    const std::unique_ptr<supervise::Supervisor> supervisor = supervise::make_plain_supervisor(instance);
+    const std::unique_ptr<vm::Hypervisor> hypervisor = vm::qemu::make_qemu_hypervisor(executor, *supervisor, hypervisor_config(config));
+    vm::VmUids uids(store, static_cast<uid_t>(config.guest.uid_first), static_cast<uid_t>(config.guest.uid_last), "/run/pyro-vm-uids.lock");
+    vm::MachineRegistry machines(executor, store, *hypervisor, uids, registry_config(config));
+    env::EnvironmentCache environments(executor, *supervisor, store, pool, environment_options(config));
+
+    const std::string sandboxes = config.state_dir + "/compat";
+    fs::remove_all(sandboxes);  // they were bound to calls of an earlier daemon
+    make_directory(sandboxes, 0711);
+    co_await environments.start();
+    co_await machines.reconcile();
+
+    service::Services services(
+        service::EnvService(environments),
+        service::SystemService(environments, machines, *hypervisor, *supervisor, store, instance, host_paths(config)),
+        service::VmService(environments, machines, *supervisor, pool, {config.host_compat.allow, config.workers.bubblewrap, sandboxes}));
+    rpc::Router router;
+    router.bind(services, proto::Api());
+    rpc::Server server(executor, std::move(listening), router, server_options(config));
+    server.start();
+    say_ready(options.ready_fd);
+
+    co_await signals.next();
+    server.stop();
+    co_await server.join();
+    co_await machines.shut_down();
+    co_await environments.close();
+    co_await hypervisor->close();
+    ::unlink(config.socket.c_str());
+}
+
+int run(const Options& options) {
+    ::umask(077);
+    const bool named = !options.config.empty();
+    const std::string file = named ? options.config : default_config;
+    const Config config = named || fs::exists(file) ? load_config(file) : Config();
+    if (::geteuid() != 0) throw Error(ErrorCode::failed_precondition, "pyrod needs root: it starts VMs as users of their own", "sudo pyrod, or scripts/dev-daemon start");
+    make_directory(config.state_dir, 0711);
+    make_directory(config.state_dir + "/vm", 0700);
+    make_directory(config.run_dir, 0755);
+    const std::string instance = Digest::of(fs::canonical(config.state_dir).string()).hex().substr(0, 8);
+    state::Store store({config.state_dir, config.run_dir});
+    io::Loop loop;
+    loop.run([&] { return serve(config, options, store, instance); });
+    return 0;
+}
+
+int main_with_errors(int argc, char** argv) {
+    Options options;
+    for (int i = 1; i < argc; ++i) {
+        const std::string flag = argv[i];
+        const auto value = [&]() -> std::string {
+            if (i + 1 == argc) throw Error(ErrorCode::invalid_argument, flag + " needs a value", "pyrod --help");
+            return argv[++i];
+        };
+        if (flag == "--config") options.config = value();
+        else if (flag == "--ready-fd") options.ready_fd = std::atoi(value().c_str());
+        else if (flag == "--describe") { std::cout << proto::openrpc(PYRO_VERSION).dump(2) << "\n"; return 0; }
+        else if (flag == "--version") { std::cout << "pyrod " PYRO_VERSION "\n"; return 0; }
+        else if (flag == "--help") {
+            std::cout << "pyrod: the daemon of pyro. Runs as root, in the foreground.\n\n"
+                         "  --config FILE    configuration, default " << default_config << " if it is there\n"
+                         "  --ready-fd N     write \"ready\" to this descriptor once clients are served\n"
+                         "  --describe       print the API as OpenRPC\n  --version\n  --help\n";
+            return 0;
+        } else throw Error(ErrorCode::invalid_argument, flag + " is not an option of pyrod", "pyrod --help");
+    }
+    return run(options);
+}
+
+}  // namespace
+}  // namespace pyro
+
+int main(int argc, char** argv) {
+    try {
+        return pyro::main_with_errors(argc, argv);
+    } catch (const pyro::Error& e) {
+        std::fprintf(stderr, "pyrod: %s\n", e.message().c_str());
+        if (!e.hint().empty()) std::fprintf(stderr, "pyrod: hint: %s\n", e.hint().c_str());
+        return e.code() == pyro::ErrorCode::invalid_argument ? 2 : 1;
+    } catch (const std::exception& e) {
+        std::fprintf(stderr, "pyrod: %s\n", e.what());
+        return 1;
+    }
+}

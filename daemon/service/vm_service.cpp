@@ -1,0 +1,276 @@
+#include "daemon/service/vm_service.hpp"
+
+#include "daemon/service/env_service.hpp"
+#include "daemon/service/viewer.hpp"
+
+#include <filesystem>
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+namespace pyro::service {
+
+namespace {
+
+constexpr std::chrono::seconds stop_grace{10};
+
+proto::VmInfo info_of(const vm::Machine& machine) {
+    const state::MachineRow& row = machine.row();
+    proto::VmInfo info;
+    info.vm_id = row.id;
+    info.state = static_cast<proto::VmState>(row.state);
+    info.environment = row.environment;
+    info.environment_digest = row.environment_digest;
+    if (row.execution_mode == "guest_kvm") info.execution_mode = proto::ExecutionMode::guest_kvm;
+    if (row.execution_mode == "guest_tcg") info.execution_mode = proto::ExecutionMode::guest_tcg;
+    info.vcpu_count = row.vcpu_count;
+    info.mem_mib = row.mem_mib;
+    info.disk_gib = row.disk_gib;
+    info.network = row.network;
+    info.created_at = row.created_at;
+    info.expires_at = row.expires_at;
+    if (!row.failure.empty()) info.failure = row.failure;
+    return info;
+}
+static_assert(static_cast<int>(proto::VmState::creating) == static_cast<int>(state::MachineState::creating) &&
+              static_cast<int>(proto::VmState::failed) == static_cast<int>(state::MachineState::failed));
+
+template <class Params>
+vm::MachineRequest machine_request(const Params& params, const rpc::Peer& peer, const env::Lease& environment, state::MachineKind kind) {
+    vm::MachineRequest request;
+    request.owner_uid = peer.uid;
+    request.kind = kind;
+    request.environment = params.environment;
+    request.environment_digest = environment.digest().str();
+    request.spec.vcpu_count = params.vcpu_count;
+    request.spec.mem_mib = params.mem_mib;
+    request.spec.disk_gib = params.disk_gib;
+    request.network = params.network;
+    request.allow_host_compat = params.allow_host_compat;
+    request.ttl_seconds = params.ttl_seconds;
+    return request;
+}
+
+void refuse_network(bool asked) {
+    if (asked)
+        throw Error(ErrorCode::network_denied, "VMs of this host have no network", "leave --network out");
+}
+
+proto::ExecResult result_of(const vm::Machine& machine, const StreamOutcome& outcome) {
+    using Kind = agent::ExitStatus::Kind;
+    const agent::ExitStatus& status = outcome.status;
+    proto::ExecResult result;
+    result.vm_id = machine.id();
+    result.timed_out = outcome.timed_out;
+    result.oom = status.oom;
+    if (!outcome.timed_out && status.kind == Kind::signalled) result.signal = status.signal;
+    if (!outcome.timed_out && status.kind != Kind::signalled) result.exit_code = status.exit_code;
+    if (status.kind == Kind::not_started) result.exec_error = status.error;
+    result.duration_ms = static_cast<std::int64_t>(status.duration_ns / 1'000'000);
+    result.environment = machine.row().environment;
+    result.environment_digest = machine.row().environment_digest;
+    result.stdout_bytes = static_cast<std::int64_t>(outcome.stdout_bytes);
+    result.stderr_bytes = static_cast<std::int64_t>(outcome.stderr_bytes);
+    return result;
+}
+
+}  // namespace
+
+io::Task<proto::ExecResult> VmService::serve(proto::VmRun, proto::VmRunParams params, rpc::Call& call) {
+    CommandRequest request = command_of(params);
+    check_command(request);
+    refuse_network(params.network);
+    env::PullOptions options;
+    env::Lease environment =
+        co_await environments_.ensure(params.environment, viewer_of(call.peer()), options, progress_of(call), call.stop());
+    exec_spec(request, environment.manifest());  // what cannot run is refused before a machine is made for it
+    std::shared_ptr<vm::Machine> machine = machines_.create(machine_request(params, call.peer(), environment, state::MachineKind::run));
+    proto::ExecResult result = co_await run_and_remove(call, std::move(machine), std::move(environment), std::move(request),
+                                                       std::chrono::seconds(params.timeout_seconds));
+    co_return result;
+}
+
+io::Task<proto::ExecResult> VmService::serve(proto::VmExec, proto::VmExecParams params, rpc::Call& call) {
+    CommandRequest request = command_of(params);
+    check_command(request);
+    const state::Viewer viewer = viewer_of(call.peer());
+    env::Lease environment =
+        co_await environments_.hold(machines_.get(viewer, params.vm_id)->row().environment_digest, call.stop());
+    exec_spec(request, environment.manifest());
+    std::shared_ptr<vm::Machine> machine = machines_.get(viewer, params.vm_id);
+    proto::ExecResult result = co_await run_and_remove(call, std::move(machine), std::move(environment), std::move(request),
+                                                       std::chrono::seconds(params.timeout_seconds));
+    co_return result;
+}
+
+io::Task<proto::ExecResult> VmService::run_and_remove(rpc::Call& call, std::shared_ptr<vm::Machine> machine, env::Lease environment,
+                                                      CommandRequest request, std::chrono::seconds timeout) {
+    std::shared_ptr<rpc::Attachment> attachment = call.attach();
+    proto::ExecStarted started_event;
+    started_event.ticket = attachment->ticket();
+    started_event.vm_id = machine->id();
+    StreamOutcome outcome;
+    proto::ExecutionMode mode = proto::ExecutionMode::guest_tcg;
+    std::optional<Error> error;
+    std::exception_ptr other;
+    bool started = false;
+    try {
+        co_await call.notify(started_event);
+        outcome = co_await run_in_guest(call, machine, environment, request, timeout, attachment, started);
+        if (machine->row().execution_mode == "guest_kvm") mode = proto::ExecutionMode::guest_kvm;
+    } catch (const Error& e) {
+        error = e;
+    } catch (...) {
+        other = std::current_exception();
+    }
+    if (error) error = co_await machine->explain(std::move(*error));
+    const bool may_compat = error && !started && machine->row().allow_host_compat && !call.stop().stop_requested();
+    if (may_compat) {
+        // Only where the guest could not be started at all: a command that ran, or may have run, is never run again.
+        const Error guest_error = *error;
+        error.reset();
+        try {
+            outcome = co_await run_on_host(call, machine->id(), environment, request, timeout, attachment);
+            mode = proto::ExecutionMode::host_compat;
+        } catch (const Error& e) {
+            error = e;
+            error->add_context("no guest could be started (" + guest_error.message() + ")");
+        } catch (...) {
+            other = std::current_exception();
+        }
+    }
+    proto::ExecResult result = result_of(*machine, outcome);
+    result.execution_mode = mode;
+    co_await machines_.remove(machine);
+    if (other) std::rethrow_exception(other);
+    if (error) throw *error;
+    co_return result;
+}
+
+io::Task<StreamOutcome> VmService::run_in_guest(rpc::Call& call, std::shared_ptr<vm::Machine> machine, const env::Lease& environment,
+                                                const CommandRequest& request, std::chrono::seconds timeout,
+                                                std::shared_ptr<rpc::Attachment> attachment, bool& started) {
+    agent::ExecSpec spec = exec_spec(request, environment.manifest());
+    std::shared_ptr<agent::ExecSession> session;
+    if (machine->row().state == state::MachineState::running) {
+        session = machine->exec(spec);
+    } else {
+        proto::Progress boot;
+        boot.phase = "boot";
+        call.progress(boot);
+        vm::StartRequest start;
+        start.root_image = environment.root_image();
+        start.first_command = std::move(spec);
+        session = co_await machine->start(std::move(start), call.stop());
+    }
+    started = true;
+    StreamOutcome outcome = co_await stream_command(call, std::move(attachment), std::move(session), request.interactive || request.tty, timeout);
+    co_return outcome;
+}
+
+io::Task<StreamOutcome> VmService::run_on_host(rpc::Call& call, std::string id, const env::Lease& environment, const CommandRequest& request,
+                                               std::chrono::seconds timeout, std::shared_ptr<rpc::Attachment> attachment) {
+    if (!host_compat_.allow)
+        throw Error(ErrorCode::failed_precondition, "this host's configuration forbids the sandbox on the host", "pyro doctor says why no guest boots");
+    if (call.peer().uid == 0)
+        throw Error(ErrorCode::failed_precondition, "the sandbox on the host is refused for root", "run pyro as an ordinary user of group pyro");
+    const std::string directory = host_compat_.directory + "/" + id;
+    const uid_t uid = call.peer().uid;
+    const gid_t gid = call.peer().gid;
+    if (::mkdir(directory.c_str(), 0700) != 0) throw Error::from_errno("make " + directory);
+
+    std::shared_ptr<compat::HostSandbox> sandbox;
+    StreamOutcome outcome;
+    std::exception_ptr failure;
+    try {
+        if (::chown(directory.c_str(), uid, gid) != 0) throw Error::from_errno("give away " + directory);
+        supervise::Credentials peer;
+        peer.uid = uid;
+        peer.gid = gid;
+        peer.groups = call.peer().groups;
+        co_await environments_.unpack(environment, id, directory, peer, progress_of(call), call.stop());
+        compat::SandboxPlan plan;
+        plan.id = id;
+        plan.bubblewrap = host_compat_.bubblewrap;
+        plan.root = directory;
+        plan.peer = std::move(peer);
+        plan.command = exec_spec(request, environment.manifest());
+        sandbox = co_await compat::HostSandbox::start(supervisor_, call.executor(), std::move(plan));
+        outcome = co_await stream_command(call, std::move(attachment), sandbox, request.interactive || request.tty, timeout);
+    } catch (...) {
+        failure = std::current_exception();
+    }
+    if (sandbox) co_await sandbox->close();
+    // Never follows a link, and only meets what the sandbox's user made of his own tree; nobody of it runs any more.
+    const auto remove_tree = [directory] { std::error_code ignored; std::filesystem::remove_all(directory, ignored); };
+    co_await io::offload(pool_, remove_tree);
+    if (failure) std::rethrow_exception(failure);
+    co_return outcome;
+}
+
+io::Task<proto::VmInfo> VmService::serve(proto::VmCreate, proto::VmCreateParams params, rpc::Call& call) {
+    refuse_network(params.network);
+    env::PullOptions options;
+    const env::Lease environment =
+        co_await environments_.ensure(params.environment, viewer_of(call.peer()), options, progress_of(call), call.stop());
+    // From here on the machine's record keeps the environment.
+    co_return info_of(*machines_.create(machine_request(params, call.peer(), environment, state::MachineKind::vm)));
+}
+
+io::Task<proto::VmInfo> VmService::serve(proto::VmStart, proto::VmStartParams params, rpc::Call& call) {
+    const state::Viewer viewer = viewer_of(call.peer());
+    std::shared_ptr<vm::Machine> machine = machines_.get(viewer, params.vm_id);
+    if (machine->row().state == state::MachineState::running) co_return info_of(*machine);
+    const env::Lease environment = co_await environments_.hold(machine->row().environment_digest, call.stop());
+    machine = machines_.get(viewer, params.vm_id);
+    vm::StartRequest start;
+    start.root_image = environment.root_image();
+    std::optional<Error> error;
+    try {
+        co_await machine->start(std::move(start), call.stop());
+    } catch (const Error& e) {
+        error = e;
+    }
+    if (error) error = co_await machine->explain(std::move(*error));
+    if (error) throw *error;
+    co_return info_of(*machine);
+}
+
+io::Task<proto::VmInfo> VmService::serve(proto::VmStop, proto::VmStopParams params, rpc::Call& call) {
+    std::shared_ptr<vm::Machine> machine = machines_.get(viewer_of(call.peer()), params.vm_id);
+    co_await machine->stop(stop_grace, call.stop());
+    co_return info_of(*machine);
+}
+
+io::Task<proto::VmDeleteResult> VmService::serve(proto::VmDelete, proto::VmDeleteParams params, rpc::Call& call) {
+    proto::VmDeleteResult result;
+    result.vm_id = params.vm_id;
+    co_await machines_.remove(machines_.get(viewer_of(call.peer()), params.vm_id));
+    co_return result;
+}
+
+io::Task<proto::VmInfo> VmService::serve(proto::VmStatus, proto::VmStatusParams params, rpc::Call& call) {
+    co_return info_of(*machines_.get(viewer_of(call.peer()), params.vm_id));
+}
+
+io::Task<proto::VmNetworkInfoResult> VmService::serve(proto::VmNetworkInfo, proto::VmNetworkInfoParams params, rpc::Call& call) {
+    const std::shared_ptr<vm::Machine> machine = machines_.get(viewer_of(call.peer()), params.vm_id);
+    proto::VmNetworkInfoResult result;
+    result.vm_id = machine->id();
+    result.network = machine->row().network;
+    co_return result;
+}
+
+io::Task<proto::VmListResult> VmService::serve(proto::VmList, proto::VmListParams, rpc::Call& call) {
+    proto::VmListResult result;
+    for (const std::shared_ptr<vm::Machine>& machine : machines_.list(viewer_of(call.peer()))) result.vms.push_back(info_of(*machine));
+    co_return result;
+}
+
+io::Task<proto::VmReapExpiredResult> VmService::serve(proto::VmReapExpired, proto::VmReapExpiredParams, rpc::Call& call) {
+    proto::VmReapExpiredResult result;
+    result.reaped = co_await machines_.reap_expired(viewer_of(call.peer()));
+    co_return result;
+}
+
+}  // namespace pyro::service

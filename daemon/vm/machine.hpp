@@ -1,0 +1,104 @@
+// One microVM and its life: creating -> booting -> running -> stopping -> stopped | failed.
+#pragma once
+#include "daemon/agent/channel.hpp"
+#include "daemon/io/event.hpp"
+#include "daemon/io/task_group.hpp"
+#include "daemon/state/store.hpp"
+#include "daemon/vm/hypervisor.hpp"
+#include "daemon/vm/quota.hpp"
+#include "daemon/vm/vm_uids.hpp"
+
+#include <memory>
+#include <optional>
+#include <string>
+
+namespace pyro::vm {
+
+// For doctor: how boots went since the daemon started.
+struct BootStatistics {
+    std::uint64_t attempts = 0;
+    std::uint64_t succeeded = 0;
+    std::uint64_t hung = 0;     // no sign of life for the whole of the patience
+    std::uint64_t retried = 0;
+};
+
+// What machines are made with. Outlives them all.
+struct MachineServices {
+    io::Executor executor;
+    state::Store& store;
+    Hypervisor& hypervisor;
+    VmUids& uids;
+    io::Semaphore& boots;                     // how many at once
+    std::string run_directory;                // RUN/ID/: sockets
+    std::string overlay_directory;            // OVERLAYS/ID.qcow2
+    std::chrono::nanoseconds boot_patience = std::chrono::seconds(20);  // without a sign of life
+    BootStatistics statistics;
+};
+
+struct StartRequest {
+    std::string root_image;                   // its owner keeps it from being pruned while the machine lives
+    std::optional<agent::ExecSpec> first_command;  // travels with the start: no round trip of its own
+};
+
+// Owns its VMM, channel, uid, sockets, overlay and share of the quota. The row is written before each act. One operation
+// at a time; close() interrupts whatever runs, and comes before the last reference goes.
+class Machine : public std::enable_shared_from_this<Machine> {
+public:
+    Machine(MachineServices& services, state::MachineRow row, Quota::Reservation reservation);
+    ~Machine();
+
+    const std::string& id() const noexcept { return row_.id; }
+    const state::MachineRow& row() const noexcept { return row_; }
+
+    // From creating or stopped to running; what was written to the disk before is there again. Returns once the guest is
+    // ready, with the session of the first command, if there was one. The command runs at most once: a boot is tried again
+    // only when the guest never said a word. On failure the state is failed, and the error's details have the console.
+    io::Task<std::shared_ptr<agent::ExecSession>> start(StartRequest request, std::stop_token stop);
+    std::shared_ptr<agent::ExecSession> exec(const agent::ExecSpec& spec);  // Error(failed_precondition) unless running
+    // Asks the guest to power off; after `grace`, QEMU is ended. The disk stays. Fine in any state.
+    io::Task<void> stop(std::chrono::nanoseconds grace, std::stop_token stop);
+    // Ends and removes everything, the record last. Idempotent, from any state, any number of callers.
+    io::Task<void> close();
+
+    // Once it is not running any more, for whatever reason: which.
+    io::Task<std::string> ended(std::stop_token stop);
+    // A channel's error is seldom the cause: what is known of the end of the VM instead, after waiting for it a moment.
+    io::Task<Error> explain(Error seen);
+
+private:
+    friend class MachineRegistry;
+    io::Task<void> adopt();                   // a running machine of an earlier daemon
+    io::Task<void> let_go();                  // the daemon ends, the VM does not
+
+    io::Task<std::shared_ptr<agent::ExecSession>> boot(StartRequest request, std::stop_token stop);
+    io::Task<std::shared_ptr<agent::ExecSession>> attempt(const StartRequest& request, bool overlay_exists, std::stop_token stop);
+    io::Task<void> end_instance();            // channel and VMM
+    io::Task<void> tear_down(bool with_disk); // everything but the record
+    io::Task<void> watch(std::uint64_t life);
+    void running();
+    void move_to(state::MachineState state, const std::string& failure = {});
+    void end(state::MachineState state, const std::string& reason);
+    Error with_console(Error error) const;
+    std::string directory() const { return services_.run_directory + "/" + row_.id; }
+    std::string overlay() const { return services_.overlay_directory + "/" + row_.id + ".qcow2"; }
+
+    MachineServices& services_;
+    state::MachineRow row_;
+    Quota::Reservation reservation_;
+    VmUids::Lease uid_;
+    std::unique_ptr<Instance> instance_;
+    std::unique_ptr<agent::Channel> channel_;
+    io::Semaphore gate_;
+    std::stop_source closing_;
+    io::Event ended_;
+    std::string end_reason_;
+    std::string console_;                     // of the last instance, kept for explanations
+    bool guest_spoke_ = false;                // in the current attempt
+    bool hung_ = false;
+    bool instance_launched_ = false;
+    std::uint64_t life_ = 0;                  // counts starts
+    bool closed_ = false;
+    io::TaskGroup tasks_;
+};
+
+}  // namespace pyro::vm

@@ -1,0 +1,473 @@
+#include "daemon/vm/qemu/backend.hpp"
+
+#include "common/error.hpp"
+#include "daemon/io/task_group.hpp"
+#include "daemon/vm/qemu/qcow2.hpp"
+#include "daemon/vm/qemu/qmp.hpp"
+
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <array>
+
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+#if defined(__x86_64__)
+#include <x86intrin.h>
+#endif
+
+namespace pyro::vm::qemu {
+namespace {
+
+using namespace std::chrono_literals;
+
+constexpr std::size_t console_kept = 16 << 10;
+constexpr std::size_t messages_kept = 4 << 10;
+constexpr std::uint64_t progress_signs = 4096;    // of one instance: what goes on for ever is no progress
+constexpr auto control_deadline = 30s;            // for QEMU's greeting
+constexpr auto trial_patience = 4s;               // without a sign of life; a guest on working KVM gives one in 0.1 s
+constexpr std::string_view kernel_is_up = "Run /init as init process";
+
+// The end of what was appended.
+class Tail {
+public:
+    explicit Tail(std::size_t limit) : limit_(limit) {}
+    void append(std::string_view bytes) {
+        text_ += bytes;
+        if (text_.size() > 2 * limit_) text_.erase(0, text_.size() - limit_);
+    }
+    std::string_view view() const { return std::string_view(text_).substr(text_.size() > limit_ ? text_.size() - limit_ : 0); }
+
+private:
+    std::size_t limit_;
+    std::string text_;
+};
+
+struct InstanceState {
+    InstanceState(io::Executor e, supervise::Supervisor& s) : executor(e), supervisor(s), ended(e), control_up(e), console_end(e), messages_end(e) {}
+    io::Executor executor;
+    supervise::Supervisor& supervisor;
+    std::string id, directory, scope;
+    std::shared_ptr<supervise::Process> process;
+    std::unique_ptr<Qmp> qmp;
+    Tail console{console_kept}, messages{messages_kept};
+    std::function<void()> progress;
+    std::uint64_t signs = 0;
+    std::string shutdown;      // QEMU's word for why it ended
+    std::string control_lost;  // why nothing can be told it any more
+    bool killed_for_it = false;
+    bool released = false;
+    std::stop_source released_stop;
+    ExitReason reason;
+    io::Event ended, control_up, console_end, messages_end;
+
+    void sign_of_life() {
+        if (progress && signs < progress_signs) {
+            ++signs;
+            progress();
+        }
+    }
+};
+using StatePtr = std::shared_ptr<InstanceState>;
+
+io::Task<void> read_tail(StatePtr state, io::Stream stream, Tail InstanceState::*into, io::Event InstanceState::*end) {
+    try {
+        std::string chunk(4096, '\0');
+        for (;;) {
+            const std::size_t n = co_await stream.read_some(chunk, state->released_stop.get_token());
+            if (n == 0) break;
+            (state.get()->*into).append(std::string_view(chunk).substr(0, n));
+            state->sign_of_life();
+        }
+    } catch (const Error&) {
+        // A console that breaks is a console that ended; the process itself is watched elsewhere.
+    }
+    (state.get()->*end).set();
+}
+
+void note_event(InstanceState& state, const std::string& name, const nlohmann::json& data) {
+    state.sign_of_life();
+    if (name != "SHUTDOWN") return;
+    const auto reason = data.find("reason");
+    static constexpr std::array known{"host-error", "host-qmp-quit", "host-qmp-system-reset", "host-signal", "host-ui",
+                                      "guest-shutdown", "guest-reset", "guest-panic", "subsystem-reset", "snapshot-load"};
+    if (reason != data.end() && reason->is_string() && std::ranges::find(known, reason->get<std::string>()) != known.end())
+        state.shutdown = reason->get<std::string>();
+}
+
+io::Task<void> open_control(StatePtr state, std::stop_token stop) {
+    io::Deadline deadline(state->executor, control_deadline, stop);
+    Qmp::OnEvent on_event = [weak = std::weak_ptr(state)](const std::string& name, const nlohmann::json& data) {
+        if (auto alive = weak.lock()) note_event(*alive, name, data);
+    };
+    io::Stream stream = co_await io::Stream::connect(state->directory + "/qmp", deadline.token());
+    state->qmp = co_await Qmp::open(std::move(stream), std::move(on_event), deadline.token());
+    state->sign_of_life();
+    state->control_up.set();
+}
+
+// Whatever QEMU does wrong on its control connection, it is ended: it cannot be told anything any more.
+io::Task<void> keep_control(StatePtr state) {
+    const std::stop_token released = state->released_stop.get_token();
+    try {
+        if (!state->qmp) co_await open_control(state, released);
+        co_await state->qmp->closed(released);
+        state->control_lost = state->qmp->failure();
+    } catch (const Error& e) {
+        state->control_lost = e.message();
+    } catch (const Cancelled&) {
+        if (!released.stop_requested()) state->control_lost = "QEMU did not answer on its control connection";
+    }
+    if (!released.stop_requested()) {
+        // A QEMU that ends closes the connection first and is collected a moment later: let it say how it ended.
+        io::Deadline moment(state->executor, 2s, released);
+        try {
+            co_await state->process->wait(moment.token());
+        } catch (const Cancelled&) {
+            if (moment.expired()) {
+                state->killed_for_it = true;
+                state->process->kill();
+            }
+        }
+    }
+    if (state->qmp) co_await state->qmp->close();
+    state->control_up.set();
+}
+
+ExitReason reason_of(const InstanceState& state, const supervise::ExitStatus& status) {
+    ExitReason out;
+    out.by_guest = state.shutdown == "guest-shutdown" || state.shutdown == "guest-reset";
+    if (state.shutdown == "guest-panic") out.text = "the guest's kernel panicked";
+    else if (out.by_guest) out.text = "the guest powered off";
+    else if (!state.shutdown.empty()) out.text = "QEMU was told to end (" + state.shutdown + ")";
+    else if (state.killed_for_it) out.text = "QEMU was ended: " + state.control_lost;
+    else if (status.known) out.text = "QEMU ended: " + status.describe();
+    else out.text = "QEMU ended while no daemon was looking, or was killed";
+    return out;
+}
+
+io::Task<void> watch(StatePtr state, std::shared_ptr<io::TaskGroup> control) {
+    const std::stop_token released = state->released_stop.get_token();
+    std::stop_token never;
+    try {
+        const supervise::ExitStatus status = co_await state->process->wait(released);
+        co_await state->supervisor.remove(state->scope, never);
+        co_await state->console_end.wait(released);
+        co_await state->messages_end.wait(released);
+        co_await control->join();
+        state->reason = reason_of(*state, status);
+        state->ended.set();
+    } catch (const Cancelled&) {
+        // Released: it goes on without us.
+    }
+    co_await control->join();
+    state->progress = {};
+}
+
+class QemuInstance final : public Instance {
+public:
+    explicit QemuInstance(StatePtr state) : state_(std::move(state)) {}
+    ~QemuInstance() override {
+        state_->progress = {};
+        if (!state_->released && !state_->ended.is_set()) state_->process->kill();
+    }
+
+    io::Task<io::Stream> connect_agent(std::stop_token stop) override {
+        auto state = state_;
+        io::Stream stream = co_await io::Stream::connect(state->directory + "/agent", stop);
+        co_return stream;
+    }
+
+    io::Task<void> quit(std::stop_token stop) override {
+        auto state = state_;
+        co_await state->control_up.wait(stop);
+        if (!state->qmp) throw Error(ErrorCode::unavailable, state->control_lost);
+        nlohmann::json none = nlohmann::json::object();
+        co_await state->qmp->execute("quit", std::move(none), stop);
+    }
+
+    void kill() noexcept override { state_->process->kill(); }
+
+    io::Task<ExitReason> exited(std::stop_token stop) override {
+        auto state = state_;
+        co_await state->ended.wait(stop);
+        co_return state->reason;
+    }
+
+    void on_progress(std::function<void()> listener) override { state_->progress = std::move(listener); }
+
+    std::string console_tail() const override {
+        std::string out(state_->messages.view());
+        if (!out.empty() && out.back() != '\n') out += '\n';
+        out += state_->console.view();
+        std::erase_if(out, [](char c) { return c != '\n' && c != '\t' && (static_cast<unsigned char>(c) < 0x20 || c == 0x7f); });
+        return out;
+    }
+
+    InstanceRecord record() const override { return InstanceRecord{state_->id, state_->directory, state_->process->identity()}; }
+
+    void release() noexcept override {
+        state_->released = true;
+        state_->progress = {};
+        state_->released_stop.request_stop();
+    }
+
+private:
+    StatePtr state_;
+};
+
+std::pair<UniqueFd, UniqueFd> connected_pair() {
+    int fds[2];
+    if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) != 0) throw Error::from_errno("make a pair of sockets");
+    return {UniqueFd(fds[0]), UniqueFd(fds[1])};
+}
+
+// How fast the host's time stamp counter runs, which an emulated guest is told instead of having it measure.
+class TscRate {
+public:
+    TscRate() : ticks_(ticks()), time_(now()) {}
+
+    // The longer ago the first look, the better the second one measures; 50 ms give six digits.
+    io::Task<std::uint64_t> khz() {
+        if (khz_ == 0) {
+            const auto missing = 50ms - std::chrono::nanoseconds(now() - time_);
+            if (missing > 0ns) co_await io::sleep_for(missing, std::stop_token());
+            const std::int64_t elapsed = now() - time_;
+            khz_ = static_cast<std::uint64_t>(static_cast<double>(ticks() - ticks_) * 1e6 / static_cast<double>(elapsed));
+        }
+        co_return khz_;
+    }
+
+private:
+    static std::uint64_t ticks() noexcept {
+#if defined(__x86_64__)
+        return __rdtsc();
+#else
+        return 0;
+#endif
+    }
+    static std::int64_t now() noexcept {
+        timespec t{};
+        ::clock_gettime(CLOCK_MONOTONIC_RAW, &t);
+        return t.tv_sec * 1'000'000'000 + t.tv_nsec;
+    }
+    std::uint64_t ticks_;
+    std::int64_t time_;
+    std::uint64_t khz_ = 0;
+};
+
+// What changes when a file is replaced.
+std::string stamp_of(const std::string& path) {
+    struct stat found{};
+    if (::stat(path.c_str(), &found) != 0) return path + " missing";
+    return path + " " + std::to_string(found.st_size) + " " + std::to_string(found.st_mtim.tv_sec) + "." + std::to_string(found.st_mtim.tv_nsec);
+}
+
+UniqueFd open_part(const std::string& path, const char* what, const char* cure) {
+    try {
+        return open_file(path, O_RDONLY);
+    } catch (const Error& e) {
+        throw Error(ErrorCode::failed_precondition, std::string(what) + ": " + e.message(), cure);
+    }
+}
+
+class QemuHypervisor final : public Hypervisor {
+public:
+    QemuHypervisor(io::Executor executor, supervise::Supervisor& supervisor, BackendConfig config)
+        : executor_(executor), supervisor_(supervisor), config_(std::move(config)), probing_(executor, 1), tasks_(executor) {}
+
+    io::Task<HostCapabilities> probe(std::stop_token stop) override {
+        auto turn = co_await probing_.acquire(stop);
+        if (!capabilities_) {
+            if (::access(config_.programs.qemu.c_str(), X_OK) != 0)
+                throw Error(ErrorCode::failed_precondition, "cannot start VMs: " + config_.programs.qemu + " is not installed",
+                            "apt-get install qemu-system-x86");
+            AcceleratorProbe::Boot boot = [this](std::vector<gid_t> groups, std::stop_token token) { return trial(std::move(groups), std::move(token)); };
+            std::string key = stamp_of(config_.programs.qemu) + " " + stamp_of(config_.programs.kernel);
+            AcceleratorProbe accelerator(config_.run_directory + "/accelerator.json", std::move(key), config_.kvm_device, std::move(boot));
+            HostCapabilities found = co_await accelerator.run(stop);
+            capabilities_ = std::move(found);
+            if (capabilities_->accelerator == Accelerator::kvm) kvm_groups_ = kvm_access(config_.kvm_device).groups;
+        }
+        HostCapabilities out = *capabilities_;
+        co_return out;
+    }
+
+    io::Task<std::unique_ptr<Instance>> launch(LaunchPlan plan, std::stop_token stop) override {
+        const HostCapabilities host = co_await probe(stop);
+        Launch launch;
+        launch.accelerator = host.accelerator;
+        launch.groups = kvm_groups_;
+        launch.uid = plan.uid;
+        launch.spec = plan.spec;
+        launch.dies_with_daemon = plan.dies_with_daemon;
+        Descriptors fds;
+        fds.root = open_part(plan.disks.root_image, "the environment's root image cannot be used", "pull the environment again");
+        fds.overlay = open_overlay(plan, fds.root.get());
+        StatePtr state = co_await start(std::move(launch), std::move(fds), plan.id, plan.directory, std::move(plan.before_exec));
+        std::unique_ptr<Instance> instance = std::make_unique<QemuInstance>(std::move(state));
+        co_return instance;
+    }
+
+    io::Task<std::unique_ptr<Instance>> adopt(InstanceRecord record, std::stop_token stop) override {
+        supervise::Scope scope;
+        scope.name = scope_name(record.id);
+        auto state = std::make_shared<InstanceState>(executor_, supervisor_);
+        state->id = record.id;
+        state->directory = record.directory;
+        state->scope = scope.name;
+        state->process = supervisor_.adopt(record.process, scope);
+        bool answers = false;
+        if (state->process) {
+            try {
+                co_await open_control(state, stop);
+                answers = true;
+            } catch (const Error&) {
+                // Told by the absence of an instance: what does not answer is ended below.
+            } catch (const Cancelled&) {
+                if (stop.stop_requested()) throw;
+            }
+        }
+        std::unique_ptr<Instance> instance;
+        if (!answers) {
+            if (state->process) {
+                state->process->kill();
+                co_await state->process->wait(stop);
+            }
+            co_await supervisor_.remove(scope.name, stop);
+            co_return instance;
+        }
+        state->console_end.set();  // went with the daemon that had it
+        state->messages_end.set();
+        follow(state);
+        instance = std::make_unique<QemuInstance>(std::move(state));
+        co_return instance;
+    }
+
+    io::Task<void> clear(std::string id, std::stop_token stop) override { return supervisor_.remove(scope_name(id), std::move(stop)); }
+
+    std::vector<std::string> leftovers() const override {
+        std::vector<std::string> out;
+        for (const std::string& scope : supervisor_.scopes())
+            if (scope.starts_with("vm-")) out.push_back(scope.substr(3));
+        return out;
+    }
+
+    io::Task<void> close() override {
+        co_await tasks_.join();
+    }
+
+private:
+    static std::string scope_name(const std::string& id) { return "vm-" + id; }
+
+    static UniqueFd open_overlay(const LaunchPlan& plan, int root) {
+        if (plan.disks.overlay_exists) return open_file(plan.disks.overlay, O_RDWR | O_NOFOLLOW);
+        struct stat found{};
+        if (::fstat(root, &found) != 0) throw Error::from_errno("look at " + plan.disks.root_image);
+        UniqueFd fd = open_file(plan.disks.overlay, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
+        write_all(fd.get(), empty_qcow2(virtual_disk_size(plan.spec, static_cast<std::uint64_t>(found.st_size))));
+        return fd;
+    }
+
+    // Everything but the disks. `fds` has those already, if any.
+    io::Task<StatePtr> start(Launch launch, Descriptors fds, std::string id, std::string directory,
+                             std::function<void(const supervise::ProcessIdentity&)> before_exec) {
+        if (launch.accelerator == Accelerator::tcg) launch.tsc_khz = co_await tsc_.khz();
+        fds.kernel = open_part(config_.programs.kernel, "the guest kernel cannot be used", "build it: guest/kernel/build");
+        fds.initramfs = open_part(config_.programs.initramfs, "the guest's initramfs cannot be used", "build it: ninja -C build initramfs");
+        fds.qmp = io::listen_unix(directory + "/qmp", 0600);
+        fds.agent = io::listen_unix(directory + "/agent", 0600);
+        auto console = connected_pair();
+        auto messages = connected_pair();
+        fds.console = std::move(console.second);
+        fds.messages = std::move(messages.second);
+        supervise::Scope scope;
+        scope.name = scope_name(id);
+        scope.memory_max = memory_limit(launch.spec, launch.accelerator);
+        scope.tasks_max = 128 + static_cast<std::uint64_t>(launch.spec.vcpu_count);
+
+        auto state = std::make_shared<InstanceState>(executor_, supervisor_);
+        state->id = id;
+        state->directory = directory;
+        state->scope = scope.name;
+        supervise::Command command = command_line(config_.programs, launch, std::move(fds));
+        state->process = co_await supervisor_.spawn(std::move(command), scope, std::move(before_exec));
+        tasks_.spawn(read_tail(state, io::Stream(executor_, std::move(console.first)), &InstanceState::console, &InstanceState::console_end));
+        tasks_.spawn(read_tail(state, io::Stream(executor_, std::move(messages.first)), &InstanceState::messages, &InstanceState::messages_end));
+        follow(state);
+        co_return state;
+    }
+
+    void follow(StatePtr state) {
+        auto control = std::make_shared<io::TaskGroup>(executor_);
+        control->spawn(keep_control(state));
+        tasks_.spawn(watch(std::move(state), std::move(control)));
+    }
+
+    io::Task<TrialBoot> trial(std::vector<gid_t> groups, std::stop_token stop) {
+        const std::string directory = config_.run_directory + "/trial";
+        if (::mkdir(directory.c_str(), 0700) != 0 && errno != EEXIST) throw Error::from_errno("make " + directory);
+        Launch launch;
+        launch.spec.mem_mib = 128;
+        launch.uid = config_.probe_uid;
+        launch.groups = std::move(groups);
+        launch.accelerator = Accelerator::kvm;
+        launch.dies_with_daemon = true;
+        launch.verbose_kernel = true;
+        Descriptors none;
+        StatePtr state = co_await start(std::move(launch), std::move(none), "trial", directory, {});
+        QemuInstance instance(state);
+        TrialBoot out;
+        std::exception_ptr failure;
+        try {
+            io::Deadline patience(executor_, trial_patience, stop);
+            std::stop_source seen;
+            const std::stop_callback on_time(patience.token(), [&seen] { seen.request_stop(); });
+            state->progress = [&] {
+                patience.extend(trial_patience);
+                if (state->console.view().find(kernel_is_up) != std::string_view::npos) {
+                    out.booted = true;
+                    seen.request_stop();
+                }
+            };
+            try {
+                const ExitReason reason = co_await instance.exited(seen.get_token());
+                out.what = reason.text + (state->messages.view().empty() ? "" : ": " + first_line(state->messages.view()));
+            } catch (const Cancelled&) {
+                if (stop.stop_requested()) throw;
+                out.what = out.booted ? "its kernel reached its first program"
+                                      : "no sign of life for " + std::to_string(std::chrono::seconds(trial_patience).count()) + " s";
+            }
+        } catch (...) {
+            failure = std::current_exception();
+        }
+        state->progress = {};
+        instance.kill();
+        co_await instance.exited(std::stop_token());
+        for (const char* name : {"/qmp", "/agent", ""}) ::remove((directory + name).c_str());
+        if (failure) std::rethrow_exception(failure);
+        co_return out;
+    }
+
+    static std::string first_line(std::string_view text) { return std::string(text.substr(0, std::min(text.find('\n'), text.size()))); }
+
+    io::Executor executor_;
+    supervise::Supervisor& supervisor_;
+    BackendConfig config_;
+    TscRate tsc_;
+    io::Semaphore probing_;
+    std::optional<HostCapabilities> capabilities_;
+    std::vector<gid_t> kvm_groups_;
+    io::TaskGroup tasks_;
+};
+
+}  // namespace
+
+std::unique_ptr<Hypervisor> make_qemu_hypervisor(io::Executor executor, supervise::Supervisor& supervisor, BackendConfig config) {
+    return std::make_unique<QemuHypervisor>(std::move(executor), supervisor, std::move(config));
+}
+
+}  // namespace pyro::vm::qemu

@@ -1,0 +1,40 @@
+// QEMU's command line as a pure function.
+#pragma once
+#include "daemon/supervise/command.hpp"
+#include "daemon/vm/hypervisor.hpp"
+
+namespace pyro::vm::qemu {
+
+// What runs in every machine, and with what.
+struct Programs {
+    std::string qemu;          // absolute path
+    std::string kernel;        // vmlinux or bzImage
+    std::string initramfs;
+};
+
+// The descriptors of one machine. Disks may be absent in a probe.
+struct Descriptors {
+    UniqueFd kernel, initramfs;
+    UniqueFd root, overlay;
+    UniqueFd qmp, agent;       // listening sockets
+    UniqueFd console;          // a connected socket
+    UniqueFd messages;         // what QEMU itself says: its stdout and stderr
+};
+
+struct Launch {
+    MachineSpec spec;
+    uid_t uid = 0;
+    std::vector<gid_t> groups;
+    bool dies_with_daemon = false;
+    Accelerator accelerator = Accelerator::tcg;
+    std::uint64_t tsc_khz = 0; // of the host; 0: the guest finds out
+    bool verbose_kernel = false;
+};
+
+supervise::Command command_line(const Programs& programs, const Launch& launch, Descriptors descriptors);
+
+// Beside the guest's memory: translated code, devices, QEMU itself.
+std::uint64_t memory_limit(const MachineSpec& spec, Accelerator accelerator);
+std::uint64_t virtual_disk_size(const MachineSpec& spec, std::uint64_t root_size);
+
+}  // namespace pyro::vm::qemu

@@ -1,0 +1,227 @@
+#include "daemon/vm/qemu/qmp.hpp"
+
+#include "common/error.hpp"
+
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+
+namespace pyro::vm::qemu {
+namespace {
+
+using nlohmann::json;
+constexpr std::size_t max_message = 256 << 10;
+constexpr std::size_t max_depth = 32;
+constexpr std::size_t max_text = 512;
+
+// Before the parser: what it builds is as deep as the text is.
+bool too_deep(const std::string& text) noexcept {
+    std::size_t depth = 0;
+    bool quoted = false;
+    for (std::size_t i = 0; i < text.size(); ++i) {
+        const char c = text[i];
+        if (quoted) {
+            if (c == '\\') ++i;
+            else if (c == '"') quoted = false;
+        } else if (c == '"') {
+            quoted = true;
+        } else if (c == '{' || c == '[') {
+            if (++depth > max_depth) return true;
+        } else if ((c == '}' || c == ']') && depth > 0) {
+            --depth;
+        }
+    }
+    return false;
+}
+
+io::Task<std::optional<std::string>> read_message(io::Stream& stream, std::stop_token stop) {
+    try {
+        std::optional<std::string> line = co_await stream.read_line(max_message, stop);
+        co_return line;
+    } catch (const Error& e) {
+        if (e.code() != ErrorCode::invalid_argument) throw;
+        throw Error(ErrorCode::unavailable, "QEMU sent a message that is too long");
+    }
+}
+
+json parse_message(const std::string& line) {
+    if (too_deep(line)) throw Error(ErrorCode::unavailable, "QEMU sent a message nested too deeply");
+    json message = json::parse(line, nullptr, false);
+    if (!message.is_object()) throw Error(ErrorCode::unavailable, "QEMU sent what is no message");
+    return message;
+}
+
+// For people: printable and short, whatever was sent.
+std::string text_of(const json& object, const char* key) {
+    const auto it = object.find(key);
+    if (it == object.end() || !it->is_string()) return "no reason given";
+    std::string text = it->get<std::string>().substr(0, max_text);
+    std::ranges::replace_if(text, [](char c) { return static_cast<unsigned char>(c) < 0x20 || static_cast<unsigned char>(c) > 0x7e; }, '?');
+    return text;
+}
+
+std::int64_t number_of(const json& object, const char* key) {
+    const auto it = object.find(key);
+    return it != object.end() && it->is_number_integer() ? it->get<std::int64_t>() : -1;
+}
+
+}  // namespace
+
+struct Qmp::State {
+    State(io::Executor executor, io::Stream connected, OnEvent listener)
+        : stream(std::move(connected)), on_event(std::move(listener)), writing(executor, 1), ended(executor), tasks(executor) {}
+
+    struct Pending {
+        explicit Pending(io::Executor executor) : answered(std::move(executor)) {}
+        io::Event answered;
+        json answer;
+    };
+
+    io::Stream stream;
+    OnEvent on_event;
+    io::Semaphore writing;
+    io::Event ended;
+    std::string failure;
+    std::string version;
+    std::map<std::int64_t, std::shared_ptr<Pending>> pending;
+    std::int64_t next_id = 0;
+    io::TaskGroup tasks;
+
+    void handle(const json& message) {
+        if (message.contains("event")) {
+            const auto data = message.find("data");
+            static const json none = json::object();
+            if (on_event && message["event"].is_string())
+                on_event(message["event"].get<std::string>().substr(0, max_text),
+                         data != message.end() && data->is_object() ? *data : none);
+            return;
+        }
+        const auto it = pending.find(number_of(message, "id"));
+        if (it == pending.end()) throw Error(ErrorCode::unavailable, "QEMU answered what it was not asked");
+        auto waiter = it->second;
+        pending.erase(it);
+        waiter->answer = message;
+        waiter->answered.set();
+    }
+
+    void end(std::string why) {
+        failure = std::move(why);
+        on_event = {};
+        for (auto& [id, waiter] : pending) waiter->answered.set();
+        pending.clear();
+        ended.set();
+    }
+};
+
+namespace {
+
+template <class S>
+io::Task<void> read_messages(std::shared_ptr<S> state) {
+    std::string why = "QEMU closed its control connection";
+    try {
+        for (;;) {
+            std::optional<std::string> line = co_await read_message(state->stream, state->tasks.token());
+            if (!line) break;
+            state->handle(parse_message(*line));
+        }
+    } catch (const Cancelled&) {
+        why = "the control connection was closed";
+    } catch (const Error& e) {
+        why = e.message();
+    }
+    state->end(why);
+}
+
+io::Task<json> greeting_of(io::Stream& stream, std::stop_token stop) {
+    std::optional<std::string> line = co_await read_message(stream, stop);
+    if (!line) throw Error(ErrorCode::unavailable, "QEMU ended before it was ready");
+    json greeting = parse_message(*line);
+    if (!greeting.contains("QMP") || !greeting["QMP"].is_object()) throw Error(ErrorCode::unavailable, "QEMU did not greet");
+    co_return greeting;
+}
+
+std::string version_in(const json& greeting) {
+    const json* at = &greeting["QMP"];
+    for (const char* key : {"version", "qemu"}) {
+        if (!at->is_object() || !at->contains(key)) return "";
+        at = &(*at)[key];
+    }
+    if (!at->is_object()) return "";
+    std::string out;
+    for (const char* key : {"major", "minor", "micro"}) out += (out.empty() ? "" : ".") + std::to_string(number_of(*at, key));
+    return out;
+}
+
+}  // namespace
+
+Qmp::Qmp(std::shared_ptr<State> state) : state_(std::move(state)) {}
+Qmp::~Qmp() = default;
+
+io::Task<std::unique_ptr<Qmp>> Qmp::open(io::Stream stream, OnEvent on_event, std::stop_token stop) {
+    io::Executor executor = co_await io::this_executor();
+    const json greeting = co_await greeting_of(stream, stop);
+    auto state = std::make_shared<State>(executor, std::move(stream), std::move(on_event));
+    state->version = version_in(greeting);
+    state->tasks.spawn(read_messages(state));
+    std::unique_ptr<Qmp> qmp(new Qmp(state));
+    std::exception_ptr failure;
+    try {
+        json none = json::object();
+        co_await qmp->execute("qmp_capabilities", std::move(none), stop);
+    } catch (...) {
+        failure = std::current_exception();
+    }
+    if (failure) {
+        co_await qmp->close();
+        std::rethrow_exception(failure);
+    }
+    co_return qmp;
+}
+
+io::Task<json> Qmp::execute(std::string command, json arguments, std::stop_token stop) {
+    auto state = state_;
+    io::Executor executor = co_await io::this_executor();
+    if (state->ended.is_set()) throw Error(ErrorCode::unavailable, state->failure);
+    const std::int64_t id = ++state->next_id;
+    json request = json::object();
+    request["execute"] = command;
+    request["id"] = id;
+    if (!arguments.empty()) request["arguments"] = std::move(arguments);
+    std::string line = request.dump() + "\n";
+    auto waiter = std::make_shared<State::Pending>(executor);
+    {
+        auto turn = co_await state->writing.acquire(stop);
+        state->pending.emplace(id, waiter);
+        // Not stopped half way: a message cut short would spoil the connection. QEMU reads, or dies.
+        try {
+            co_await state->stream.write_all(std::move(line), state->tasks.token());
+        } catch (const Cancelled&) {
+            throw Error(ErrorCode::unavailable, "the control connection was closed");
+        }
+    }
+    co_await waiter->answered.wait(stop);  // stopped: the answer, when it comes, is still known as one asked for
+    if (waiter->answer.is_null()) throw Error(ErrorCode::unavailable, state->failure);
+    if (const auto error = waiter->answer.find("error"); error != waiter->answer.end())
+        throw Error(ErrorCode::internal, "QEMU refused " + command + ": " + (error->is_object() ? text_of(*error, "desc") : "no reason given"));
+    const auto result = waiter->answer.find("return");
+    if (result == waiter->answer.end()) throw Error(ErrorCode::unavailable, "QEMU answered " + command + " with neither a result nor an error");
+    json out = *result;
+    co_return out;
+}
+
+io::Task<void> Qmp::closed(std::stop_token stop) {
+    auto state = state_;
+    co_await state->ended.wait(stop);
+}
+
+const std::string& Qmp::failure() const noexcept { return state_->failure; }
+const std::string& Qmp::version() const noexcept { return state_->version; }
+
+io::Task<void> Qmp::close() {
+    auto state = state_;
+    state->tasks.stop();
+    state->stream.close();
+    co_await state->tasks.join();
+}
+
+}  // namespace pyro::vm::qemu

@@ -1,0 +1,39 @@
+// QEMU's machine protocol. The other side may have been taken over by its guest: it is believed nothing it was not asked,
+// every message is bounded, and whatever it says wrong ends the connection.
+#pragma once
+#include "daemon/io/event.hpp"
+#include "daemon/io/stream.hpp"
+#include "daemon/io/task_group.hpp"
+
+#include <nlohmann/json_fwd.hpp>
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+
+namespace pyro::vm::qemu {
+
+class Qmp {
+public:
+    using OnEvent = std::function<void(const std::string& name, const nlohmann::json& data)>;
+
+    // Awaits the greeting and negotiates. `on_event` is called on the domain thread until the last close.
+    static io::Task<std::unique_ptr<Qmp>> open(io::Stream stream, OnEvent on_event, std::stop_token stop);
+    ~Qmp();  // close() first
+
+    // The "return" of the answer; Error(internal) with QEMU's description when it refuses, Error(unavailable) when the
+    // connection ended before an answer.
+    io::Task<nlohmann::json> execute(std::string command, nlohmann::json arguments, std::stop_token stop);
+    io::Task<void> closed(std::stop_token stop);  // the connection ended; failure() says why
+    const std::string& failure() const noexcept;
+    const std::string& version() const noexcept;  // "7.2.22"
+    io::Task<void> close();
+
+private:
+    struct State;
+    explicit Qmp(std::shared_ptr<State> state);
+    std::shared_ptr<State> state_;
+};
+
+}  // namespace pyro::vm::qemu

@@ -1,0 +1,209 @@
+#include "daemon/vm/registry.hpp"
+
+#include <algorithm>
+#include <cerrno>
+#include <ctime>
+#include <filesystem>
+#include <set>
+#include <thread>
+
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+namespace pyro::vm {
+namespace {
+
+namespace fs = std::filesystem;
+using state::MachineKind;
+using state::MachineState;
+
+std::string new_id() {
+    unsigned char bytes[6];
+    while (::getrandom(bytes, sizeof bytes, 0) != static_cast<ssize_t>(sizeof bytes))
+        if (errno != EINTR) throw Error::from_errno("draw an id");
+    std::string id;
+    for (const unsigned char byte : bytes) {
+        id += "0123456789abcdef"[byte >> 4];
+        id += "0123456789abcdef"[byte & 15];
+    }
+    return id;
+}
+
+bool may_see(state::Viewer viewer, const Machine& machine) { return viewer.admin || machine.row().owner_uid == viewer.uid; }
+
+io::Task<void> close_quietly(std::shared_ptr<Machine> machine) {
+    try {
+        co_await machine->close();
+    } catch (const Error&) {
+        // Only the record could not be removed; the store says so, and the next start removes it.
+    }
+}
+
+}  // namespace
+
+MachineRegistry::MachineRegistry(io::Executor executor, state::Store& store, Hypervisor& hypervisor, VmUids& uids, RegistryConfig config)
+    : executor_(executor), store_(store), quota_(config.limits),
+      boots_(executor, config.boots_at_once > 0 ? config.boots_at_once : std::max(1u, std::thread::hardware_concurrency())),
+      services_{executor, store, hypervisor, uids, boots_, config.run_directory + "/vm", config.overlay_directory, config.boot_patience, {}},
+      changed_(executor), tasks_(executor) {
+    if (::mkdir(services_.run_directory.c_str(), 0700) != 0 && errno != EEXIST) throw Error::from_errno("make " + services_.run_directory);
+}
+
+MachineRegistry::~MachineRegistry() = default;
+
+void MachineRegistry::add(std::shared_ptr<Machine> machine) {
+    machines_[machine->id()] = std::move(machine);
+    changed_.set();
+}
+
+std::shared_ptr<Machine> MachineRegistry::create(MachineRequest request) {
+    auto reservation = quota_.reserve(request.owner_uid, request.spec.mem_mib);
+    state::MachineRow row;
+    row.id = new_id();
+    row.owner_uid = request.owner_uid;
+    row.kind = request.kind;
+    // Nothing has to be done for a VM that is only to be started later; one of a call goes when its daemon does.
+    row.state = request.kind == MachineKind::vm ? MachineState::stopped : MachineState::creating;
+    row.environment = request.environment;
+    row.environment_digest = request.environment_digest;
+    row.vcpu_count = request.spec.vcpu_count;
+    row.mem_mib = request.spec.mem_mib;
+    row.disk_gib = request.spec.disk_gib;
+    row.network = request.network;
+    row.allow_host_compat = request.allow_host_compat;
+    row.created_at = std::time(nullptr);
+    row.expires_at = request.ttl_seconds > 0 ? row.created_at + request.ttl_seconds : 0;
+    store_.insert_machine(row);
+    auto machine = std::make_shared<Machine>(services_, std::move(row), std::move(reservation));
+    add(machine);
+    return machine;
+}
+
+std::shared_ptr<Machine> MachineRegistry::find(state::Viewer viewer, const std::string& id) const {
+    const auto it = machines_.find(id);
+    return it != machines_.end() && may_see(viewer, *it->second) ? it->second : nullptr;
+}
+
+std::shared_ptr<Machine> MachineRegistry::get(state::Viewer viewer, const std::string& id) const {
+    if (auto machine = find(viewer, id)) return machine;
+    throw Error(ErrorCode::not_found, "there is no VM " + id, "list yours: pyro vm list").with_detail("vm_id", id);
+}
+
+std::vector<std::shared_ptr<Machine>> MachineRegistry::list(state::Viewer viewer) const {
+    std::vector<std::shared_ptr<Machine>> out;
+    for (const auto& [id, machine] : machines_)
+        if (may_see(viewer, *machine)) out.push_back(machine);
+    std::ranges::stable_sort(out, [](const auto& a, const auto& b) { return a->row().created_at > b->row().created_at; });
+    return out;
+}
+
+io::Task<void> MachineRegistry::remove(std::shared_ptr<Machine> machine) {
+    std::exception_ptr failure;
+    try {
+        co_await machine->close();
+    } catch (const Error&) {
+        failure = std::current_exception();
+    }
+    machines_.erase(machine->id());
+    if (failure) std::rethrow_exception(failure);
+}
+
+io::Task<std::vector<std::string>> MachineRegistry::reap_expired(state::Viewer viewer) {
+    std::vector<std::string> out;
+    const std::int64_t now = std::time(nullptr);
+    for (const auto& machine : list(viewer)) {
+        if (machine->row().expires_at == 0 || machine->row().expires_at > now) continue;
+        out.push_back(machine->id());
+        co_await remove(machine);
+    }
+    co_return out;
+}
+
+io::Task<void> MachineRegistry::reap() {
+    const std::stop_token stop = tasks_.token();
+    for (;;) {
+        const std::int64_t now = std::time(nullptr);
+        std::int64_t next = 0;
+        for (auto it = machines_.begin(); it != machines_.end();) {
+            const std::int64_t due = it->second->row().expires_at;
+            if (due > 0 && due <= now) {
+                tasks_.spawn(close_quietly(it->second));
+                it = machines_.erase(it);
+                continue;
+            }
+            if (due > 0 && (next == 0 || due < next)) next = due;
+            ++it;
+        }
+        changed_.reset();
+        if (next == 0) {
+            co_await changed_.wait(stop);
+            continue;
+        }
+        // The wall clock may be set meanwhile: look again at least every hour.
+        io::Deadline due(executor_, std::chrono::seconds(std::min<std::int64_t>(next - now, 3600)), stop);
+        try {
+            co_await changed_.wait(due.token());
+        } catch (const Cancelled&) {
+            if (!due.expired()) throw;
+        }
+    }
+}
+
+io::Task<void> MachineRegistry::reconcile() {
+    io::TaskGroup group(executor_);
+    for (state::MachineRow& row : store_.all_machines()) group.spawn(take_up(std::move(row)));
+    co_await group.join();
+    co_await remove_strays();
+    tasks_.spawn(reap());
+}
+
+io::Task<void> MachineRegistry::take_up(state::MachineRow row) {
+    const bool runs = row.state == MachineState::running && row.kind == MachineKind::vm;
+    if (!runs) {
+        co_await services_.hypervisor.clear(row.id, std::stop_token());
+        if (row.vm_uid != 0) store_.release_uid(row.vm_uid);
+        row.vm_uid = 0;
+        row.process = {};
+    }
+    if (row.kind == MachineKind::run || row.state == MachineState::creating) {
+        store_.remove_machine(row.id);  // its files go with remove_strays()
+        co_return;
+    }
+    if (row.state == MachineState::booting) {
+        row.state = MachineState::failed;
+        row.failure = "the daemon ended while it booted";
+    }
+    if (row.state == MachineState::stopping) row.state = MachineState::stopped;
+    store_.update_machine(row);
+    auto reservation = quota_.count(row.owner_uid, row.mem_mib);
+    auto machine = std::make_shared<Machine>(services_, std::move(row), std::move(reservation));
+    machine->end_reason_ = machine->row().failure;
+    if (!runs) machine->ended_.set();
+    add(machine);
+    if (runs) co_await machine->adopt();
+}
+
+io::Task<void> MachineRegistry::remove_strays() {
+    for (const std::string& id : services_.hypervisor.leftovers())
+        if (!machines_.contains(id)) co_await services_.hypervisor.clear(id, std::stop_token());
+    for (const auto& entry : fs::directory_iterator(services_.run_directory)) {
+        const auto known = machines_.find(entry.path().filename().string());
+        if (known == machines_.end() || known->second->row().state != MachineState::running) fs::remove_all(entry.path());
+    }
+    for (const auto& entry : fs::directory_iterator(services_.overlay_directory))
+        if (entry.path().extension() == ".qcow2" && !machines_.contains(entry.path().stem().string())) fs::remove(entry.path());
+    store_.release_stray_uids();
+}
+
+io::Task<void> MachineRegistry::shut_down() {
+    tasks_.stop();
+    io::TaskGroup group(executor_);
+    for (const auto& [id, machine] : machines_)
+        group.spawn(machine->row().kind == MachineKind::run ? close_quietly(machine) : machine->let_go());
+    co_await group.join();
+    co_await tasks_.join();
+    machines_.clear();
+}
+
+}  // namespace pyro::vm

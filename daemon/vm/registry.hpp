@@ -1,0 +1,71 @@
+// All machines of this daemon: limits, lookup, what is found again after a restart, and what is due to go.
+#pragma once
+#include "daemon/vm/machine.hpp"
+
+#include <functional>
+#include <map>
+#include <vector>
+
+namespace pyro::vm {
+
+struct MachineRequest {
+    uid_t owner_uid = 0;
+    state::MachineKind kind = state::MachineKind::run;
+    std::string environment, environment_digest;
+    MachineSpec spec;
+    bool network = false;
+    bool allow_host_compat = false;
+    std::int64_t ttl_seconds = 0;  // 0: none
+};
+
+struct RegistryConfig {
+    std::string run_directory;      // exists, root only; RUN/vm/ID/ below it, 100 bytes with the socket's name
+    std::string overlay_directory;  // exists, root only
+    QuotaLimits limits;
+    std::size_t boots_at_once = 0;  // 0: one per core
+    std::chrono::nanoseconds boot_patience = std::chrono::seconds(20);
+};
+
+// The store, the hypervisor and the uids outlive it. reconcile() before anything else, shut_down() at the end.
+class MachineRegistry {
+public:
+    MachineRegistry(io::Executor executor, state::Store& store, Hypervisor& hypervisor, VmUids& uids, RegistryConfig config);
+    ~MachineRegistry();
+
+    // Takes up what an earlier daemon left: running `vm` machines are adopted, transitional states rolled back, what belongs
+    // to a call removed, and so is everything of this instance that no record names.
+    io::Task<void> reconcile();
+
+    // Checks the limits and writes the record, all at once. Nothing runs yet.
+    std::shared_ptr<Machine> create(MachineRequest request);
+    // Another user's machine is not found. Look up again after every suspension instead of keeping the machine.
+    std::shared_ptr<Machine> find(state::Viewer viewer, const std::string& id) const;
+    std::shared_ptr<Machine> get(state::Viewer viewer, const std::string& id) const;  // Error(not_found)
+    std::vector<std::shared_ptr<Machine>> list(state::Viewer viewer) const;           // newest first
+    io::Task<void> remove(std::shared_ptr<Machine> machine);                          // closes and forgets it
+    // Removes what is past its time now, without waiting for the timer; returns the ids.
+    io::Task<std::vector<std::string>> reap_expired(state::Viewer viewer);
+
+    const BootStatistics& statistics() const noexcept { return services_.statistics; }
+    const Quota& quota() const noexcept { return quota_; }
+
+    // Ends what is bound to calls and lets go of the rest.
+    io::Task<void> shut_down();
+
+private:
+    io::Task<void> take_up(state::MachineRow row);
+    io::Task<void> remove_strays();
+    io::Task<void> reap();
+    void add(std::shared_ptr<Machine> machine);
+
+    io::Executor executor_;
+    state::Store& store_;
+    Quota quota_;
+    io::Semaphore boots_;
+    MachineServices services_;
+    std::map<std::string, std::shared_ptr<Machine>> machines_;
+    io::Event changed_;   // another machine may be the next to expire
+    io::TaskGroup tasks_;
+};
+
+}  // namespace pyro::vm

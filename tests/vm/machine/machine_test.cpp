@@ -1,0 +1,574 @@
+// Machines on the real QEMU, kernel and agent, emulated. Needs root, as the daemon does.
+#include "daemon/io/loop.hpp"
+#include "daemon/vm/qemu/backend.hpp"
+#include "daemon/vm/registry.hpp"
+#include "tests/support/catch.hpp"
+#include "tests/support/run_coro.hpp"
+
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <set>
+#include <sstream>
+
+#include <fcntl.h>
+#include <spawn.h>
+#include <sys/mount.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+using namespace pyro;
+using namespace pyro::vm;
+using namespace std::chrono_literals;
+using test::run_coro;
+namespace fs = std::filesystem;
+
+namespace {
+
+std::string setting(const char* name, const std::string& otherwise) {
+    const char* value = std::getenv(name);
+    return value != nullptr ? value : otherwise;
+}
+
+const std::string build = PYRO_BUILD_DIRECTORY;
+const std::string kernel = setting("PYRO_TEST_KERNEL", build + "/guest/vmlinux");
+const std::string initramfs = setting("PYRO_TEST_INITRAMFS", build + "/guest/initramfs");
+const std::string tiny_root = build + "/tests/vm/machine/tiny.ext4";
+constexpr uid_t first_uid = 2060000, last_uid = 2065535;
+const state::Viewer admin{0, true};
+
+void run_program(std::vector<std::string> words) {
+    std::vector<char*> argv;
+    for (std::string& word : words) argv.push_back(word.data());
+    argv.push_back(nullptr);
+    pid_t pid = 0;
+    REQUIRE(::posix_spawnp(&pid, argv[0], nullptr, nullptr, argv.data(), environ) == 0);
+    int status = -1;
+    REQUIRE(::waitpid(pid, &status, 0) == pid);
+    REQUIRE(status == 0);
+}
+
+// A root file system of busybox, once.
+const std::string& root_image() {
+    static const bool made = [] {
+        const fs::path tree = tiny_root + ".tree";
+        fs::remove_all(tree);
+        for (const char* directory : {"bin", "etc", "root", "tmp", "dev", "proc", "sys", "run"}) fs::create_directories(tree / directory);
+        fs::copy_file("/bin/busybox", tree / "bin/busybox");
+        for (const char* name : {"sh", "cat", "echo", "id", "head", "true", "uname", "hostname", "ls", "poweroff", "dd", "sync", "seq"})
+            fs::create_symlink("busybox", tree / "bin" / name);
+        std::ofstream(tree / "etc/passwd") << "root:x:0:0:root:/root:/bin/sh\n";
+        std::ofstream(tree / "etc/group") << "root:x:0:\n";
+        fs::remove(tiny_root);
+        run_program({"mke2fs", "-q", "-t", "ext4", "-d", tree, tiny_root, "64M"});
+        fs::remove_all(tree);
+        return true;
+    }();
+    REQUIRE(made);
+    return tiny_root;
+}
+
+std::string status_field(pid_t pid, const std::string& name) {
+    std::ifstream in("/proc/" + std::to_string(pid) + "/status");
+    for (std::string line; std::getline(in, line);)
+        if (line.starts_with(name + ":")) return line.substr(line.find_first_not_of(" \t", name.size() + 1));
+    return "?";
+}
+
+std::size_t open_descriptors() {
+    const fs::directory_iterator entries("/proc/self/fd");
+    return static_cast<std::size_t>(std::distance(fs::begin(entries), fs::end(entries)));
+}
+
+// Every process of the uids of this test's VMs.
+std::vector<pid_t> vm_processes() {
+    std::vector<pid_t> out;
+    for (const auto& entry : fs::directory_iterator("/proc")) {
+        const std::string name = entry.path().filename();
+        if (name.find_first_not_of("0123456789") != std::string::npos) continue;
+        std::istringstream uid(status_field(std::stoi(name), "Uid"));
+        uid_t real = 0;
+        if (uid >> real && real >= first_uid && real <= last_uid) out.push_back(std::stoi(name));
+    }
+    return out;
+}
+
+struct Options {
+    std::string qemu = "/usr/bin/qemu-system-x86_64", kernel = ::kernel, initramfs = ::initramfs, kvm_device = "/nonexistent/kvm";
+    QuotaLimits limits;
+    std::chrono::nanoseconds patience = 60s;
+};
+
+struct Directories {
+    Directories() {
+        char name[] = "/tmp/pyro-machine-XXXXXX";
+        path = ::mkdtemp(name);
+        for (const char* part : {"/state", "/run", "/disks"}) fs::create_directory(path + part);
+    }
+    ~Directories() { fs::remove_all(path); }
+    std::string path;
+};
+
+// All that a daemon has below its services.
+struct Host {
+    Host(io::Executor executor, const Directories& directories, const Options& options)
+        : store({directories.path + "/state", directories.path + "/run"}),
+          supervisor(supervise::make_plain_supervisor("machinetest-" + std::to_string(::getpid()))),
+          hypervisor(qemu::make_qemu_hypervisor(executor, *supervisor, config(directories, options))),
+          uids(store, first_uid, last_uid, directories.path + "/uids.lock"),
+          registry(executor, store, *hypervisor, uids, registry_config(directories, options)) {}
+
+    static qemu::BackendConfig config(const Directories& directories, const Options& options) {
+        qemu::BackendConfig out;
+        out.programs = {options.qemu, options.kernel, options.initramfs};
+        out.run_directory = directories.path + "/run";
+        out.kvm_device = options.kvm_device;
+        out.probe_uid = last_uid;
+        return out;
+    }
+    static RegistryConfig registry_config(const Directories& directories, const Options& options) {
+        RegistryConfig out;
+        out.run_directory = directories.path + "/run";
+        out.overlay_directory = directories.path + "/disks";
+        out.limits = options.limits;
+        out.boot_patience = options.patience;
+        return out;
+    }
+
+    state::Store store;
+    std::unique_ptr<supervise::Supervisor> supervisor;
+    std::unique_ptr<Hypervisor> hypervisor;
+    VmUids uids;
+    MachineRegistry registry;
+};
+
+std::uint64_t booted = 0;
+
+// Runs `body` on a host of its own, then checks that nothing is left of it.
+void on_host(const Options& options, std::function<io::Task<void>(Host&)> body) {
+    root_image();
+    const std::size_t descriptors = open_descriptors();
+    Directories directories;
+    run_coro([&]() -> io::Task<void> {
+        io::Executor executor = co_await io::this_executor();
+        Host host(executor, directories, options);
+        co_await host.registry.reconcile();
+        std::exception_ptr failure;
+        try {
+            co_await body(host);
+        } catch (...) {
+            failure = std::current_exception();
+        }
+        co_await host.registry.shut_down();
+        co_await host.hypervisor->close();
+        booted += host.registry.statistics().succeeded;
+        if (failure) std::rethrow_exception(failure);
+        REQUIRE(host.store.all_machines().empty());
+        REQUIRE(host.supervisor->scopes().empty());
+    });
+    REQUIRE(vm_processes().empty());
+    REQUIRE(fs::is_empty(directories.path + "/run/vm"));
+    REQUIRE(fs::is_empty(directories.path + "/disks"));
+    REQUIRE(open_descriptors() == descriptors);
+}
+
+MachineRequest request(state::MachineKind kind = state::MachineKind::run) {
+    MachineRequest out;
+    out.owner_uid = 1000;
+    out.kind = kind;
+    out.environment = "tiny";
+    out.spec.mem_mib = 256;
+    return out;
+}
+
+agent::ExecSpec shell(const std::string& script) {
+    agent::ExecSpec spec;
+    spec.argv = {"/bin/sh", "-c", script};
+    spec.env = {"PATH=/bin"};
+    spec.has_stdin = false;
+    return spec;
+}
+
+StartRequest start_with(const std::string& script) {
+    StartRequest out;
+    out.root_image = root_image();
+    out.first_command = shell(script);
+    return out;
+}
+
+io::Task<std::string> output_of(std::shared_ptr<agent::ExecSession> session) {
+    std::string out;
+    for (;;) {
+        auto chunk = co_await session->read({});
+        if (!chunk) break;
+        out += chunk->bytes;
+    }
+    const auto status = co_await session->exited({});
+    REQUIRE(status.exit_code == 0);
+    co_return out;
+}
+
+// The error of a start that must fail.
+io::Task<Error> start_failure(Host& host, StartRequest start) {
+    auto machine = host.registry.create(request());
+    std::optional<Error> error;
+    try {
+        co_await machine->start(std::move(start), {});
+    } catch (const Error& e) {
+        error = e;
+    }
+    REQUIRE(error);
+    REQUIRE(machine->row().state == state::MachineState::failed);
+    REQUIRE(machine->row().failure == error->message());
+    co_await host.registry.remove(machine);
+    co_return *error;
+}
+
+}  // namespace
+
+TEST_CASE("a machine boots, runs what it was started with and more, and is gone") {
+    on_host({}, [](Host& host) -> io::Task<void> {
+        auto machine = host.registry.create(request());
+        REQUIRE(machine->row().state == state::MachineState::creating);
+        auto session = co_await machine->start(start_with("echo hello from $(hostname) $(uname -s)"), {});
+        REQUIRE(machine->row().state == state::MachineState::running);
+        REQUIRE(machine->row().execution_mode == "guest_tcg");
+        REQUIRE(host.store.all_machines().at(0).process.pid == machine->row().process.pid);
+        std::string out = co_await output_of(session);
+        REQUIRE(out == "hello from " + machine->id() + " Linux\n");
+        out = co_await output_of(machine->exec(shell("echo again; id")));
+        REQUIRE(out == "again\nuid=0(root) gid=0(root)\n");
+        session.reset();
+        REQUIRE(host.registry.quota().of(1000).machines == 1);
+        co_await host.registry.remove(machine);
+        co_await machine->close();
+        REQUIRE(host.registry.quota().of(1000).machines == 0);
+        REQUIRE_FALSE(host.registry.find(admin, machine->id()));
+    });
+}
+
+TEST_CASE("QEMU runs as a uid of its own without any privilege") {
+    on_host({}, [](Host& host) -> io::Task<void> {
+        auto machine = host.registry.create(request());
+        co_await machine->start(start_with("true"), {});
+        const pid_t pid = machine->row().process.pid;
+        const std::string uid = std::to_string(machine->row().vm_uid);
+        REQUIRE(machine->row().vm_uid >= first_uid);
+        for (const char* name : {"Uid", "Gid"}) REQUIRE(status_field(pid, name) == uid + "\t" + uid + "\t" + uid + "\t" + uid);
+        REQUIRE((status_field(pid, "Groups") == "" || status_field(pid, "Groups") == "?" || status_field(pid, "Groups") == " "));
+        for (const char* name : {"CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"}) REQUIRE(status_field(pid, name) == "0000000000000000");
+        REQUIRE(status_field(pid, "NoNewPrivs") == "1");
+        for (const auto& thread : fs::directory_iterator("/proc/" + std::to_string(pid) + "/task")) {
+            std::ifstream status(thread.path() / "status");
+            const std::string text((std::istreambuf_iterator<char>(status)), {});
+            REQUIRE_THAT(text, Catch::Matchers::Contains("Seccomp:\t2\n"));
+        }
+        for (const char* space : {"net", "ipc", "uts"})
+            REQUIRE(fs::read_symlink("/proc/" + std::to_string(pid) + "/ns/" + space) != fs::read_symlink(std::string("/proc/self/ns/") + space));
+        // What it can reach by descriptor: nothing but what it was given and made itself.
+        for (const auto& fd : fs::directory_iterator("/proc/" + std::to_string(pid) + "/fd")) {
+            const std::string target = fs::read_symlink(fd.path());
+            const bool given = target == kernel || target == initramfs || target == root_image() || target.ends_with(machine->id() + ".qcow2");
+            INFO(target);
+            REQUIRE((given || target == "/dev/null" || target.starts_with("socket:") || target.starts_with("anon_inode:") || target.starts_with("/memfd:")));
+        }
+        co_await host.registry.remove(machine);
+    });
+}
+
+TEST_CASE("a QEMU that is killed is an event with its reason, and its command learns of it") {
+    on_host({}, [](Host& host) -> io::Task<void> {
+        auto machine = host.registry.create(request());
+        auto session = co_await machine->start(start_with("echo up; cat /dev/zero > /dev/null"), {});
+        auto chunk = co_await session->read({});
+        REQUIRE(chunk->bytes == "up\n");
+        ::kill(machine->row().process.pid, SIGKILL);
+        std::optional<Error> seen;
+        try { co_await session->exited({}); } catch (const Error& e) { seen = e; }
+        REQUIRE(seen);
+        Error explained = co_await machine->explain(*seen);
+        REQUIRE(explained.code() == ErrorCode::guest_failed);
+        REQUIRE(explained.message() == "the VM ended: QEMU ended: killed by signal 9");
+        const std::string reason = co_await machine->ended({});
+        REQUIRE(reason == "QEMU ended: killed by signal 9");
+        REQUIRE(host.store.all_machines().at(0).state == state::MachineState::failed);
+        session.reset();
+        co_await host.registry.remove(machine);
+    });
+}
+
+TEST_CASE("a guest that ends itself has ended, and one that panics says so") {
+    on_host({}, [](Host& host) -> io::Task<void> {
+        auto machine = host.registry.create(request());
+        co_await machine->start(start_with("echo b > /proc/sysrq-trigger"), {});
+        std::string reason = co_await machine->ended({});
+        REQUIRE(reason == "the guest powered off");
+        co_await host.registry.remove(machine);
+        machine = host.registry.create(request());
+        co_await machine->start(start_with("echo c > /proc/sysrq-trigger"), {});
+        reason = co_await machine->ended({});
+        REQUIRE(reason == "the guest powered off");
+        REQUIRE(machine->row().state == state::MachineState::failed);
+        co_await host.registry.remove(machine);
+    });
+}
+
+TEST_CASE("a machine stopped and started again has its disk") {
+    on_host({}, [](Host& host) -> io::Task<void> {
+        auto machine = host.registry.create(request(state::MachineKind::vm));
+        REQUIRE(machine->row().state == state::MachineState::stopped);
+        auto session = co_await machine->start(start_with("seq 100000 > /kept; echo written"), {});
+        std::string out = co_await output_of(session);
+        session.reset();
+        co_await machine->stop(30s, {});
+        REQUIRE(machine->row().state == state::MachineState::stopped);
+        REQUIRE(vm_processes().empty());
+        bool refused = false;
+        try { machine->exec(shell("true")); } catch (const Error& e) { refused = e.code() == ErrorCode::failed_precondition; }
+        REQUIRE(refused);
+        session = co_await machine->start(start_with("head -n 99999 /kept | dd of=/dev/null 2>&1; cat /kept | head -n 3"), {});
+        out = co_await output_of(session);
+        REQUIRE_THAT(out, Catch::Matchers::EndsWith("1\n2\n3\n"));
+        session.reset();
+        co_await machine->stop(0s, {});
+        co_await machine->stop(0s, {});
+        co_await host.registry.remove(machine);
+    });
+}
+
+TEST_CASE("what a machine needs and is not there is said, with the cure") {
+    Options no_qemu;
+    no_qemu.qemu = "/nonexistent/qemu";
+    on_host(no_qemu, [](Host& host) -> io::Task<void> {
+        Error e = co_await start_failure(host, start_with("true"));
+        REQUIRE(e.code() == ErrorCode::failed_precondition);
+        REQUIRE(e.message() == "cannot start VMs: /nonexistent/qemu is not installed");
+        REQUIRE(e.hint() == "apt-get install qemu-system-x86");
+    });
+    Options no_kernel;
+    no_kernel.kernel = "/nonexistent/vmlinux";
+    on_host(no_kernel, [](Host& host) -> io::Task<void> {
+        Error e = co_await start_failure(host, start_with("true"));
+        REQUIRE(e.code() == ErrorCode::failed_precondition);
+        REQUIRE_THAT(e.message(), Catch::Matchers::Contains("guest kernel cannot be used: open /nonexistent/vmlinux"));
+        REQUIRE_FALSE(e.hint().empty());
+    });
+    Options no_sense;
+    no_sense.kernel = "/etc/passwd";
+    on_host(no_sense, [](Host& host) -> io::Task<void> {
+        Error e = co_await start_failure(host, start_with("true"));
+        REQUIRE(e.code() == ErrorCode::guest_failed);
+        REQUIRE(e.message() == "the VM ended: QEMU ended: exit status 1");
+        REQUIRE_THAT(e.details().at("console"), Catch::Matchers::Contains("kernel"));
+    });
+}
+
+TEST_CASE("a root image that cannot be right is refused before anything runs") {
+    on_host({}, [](Host& host) -> io::Task<void> {
+        const std::string broken = host.registry.statistics().attempts == 0 ? root_image() + ".broken" : "";
+        for (const std::uint64_t size : {std::uint64_t{0}, std::uint64_t{1500}, std::uint64_t{1} << 20, (std::uint64_t{64} << 20) - 1}) {
+            fs::copy_file(root_image(), broken, fs::copy_options::overwrite_existing);
+            fs::resize_file(broken, size);
+            StartRequest start = start_with("true");
+            start.root_image = broken;
+            Error e = co_await start_failure(host, std::move(start));
+            REQUIRE(e.code() == ErrorCode::environment_invalid);
+            REQUIRE_THAT(e.message(), Catch::Matchers::EndsWith("is truncated"));
+        }
+        StartRequest start = start_with("true");
+        start.root_image = "/nonexistent/root.ext4";
+        Error e = co_await start_failure(host, std::move(start));
+        REQUIRE(e.code() == ErrorCode::environment_invalid);
+        fs::remove(broken);
+        REQUIRE(host.registry.statistics().attempts == 0);
+    });
+}
+
+TEST_CASE("a root file system that does not mount is the guest's word, at once and only once") {
+    on_host({}, [](Host& host) -> io::Task<void> {
+        const std::string broken = root_image() + ".garbage";
+        fs::copy_file(root_image(), broken, fs::copy_options::overwrite_existing);
+        {
+            std::fstream file(broken, std::ios::in | std::ios::out | std::ios::binary);
+            file.seekp(4096);  // group descriptors and beyond; the superblock stays
+            file << std::string(60 << 20, '\xff');
+        }
+        StartRequest start = start_with("true");
+        start.root_image = broken;
+        Error e = co_await start_failure(host, std::move(start));
+        fs::remove(broken);
+        REQUIRE(e.code() == ErrorCode::guest_failed);
+        REQUIRE_THAT(e.message(), Catch::Matchers::StartsWith("the guest could not start: mount the root disk"));
+        REQUIRE(host.registry.statistics().attempts == 1);
+    });
+}
+
+TEST_CASE("a boot without a sign of life is given up, tried again, and counted") {
+    Options impatient;
+    impatient.patience = 50ms;
+    on_host(impatient, [](Host& host) -> io::Task<void> {
+        Error e = co_await start_failure(host, start_with("true"));
+        REQUIRE(e.code() == ErrorCode::guest_failed);
+        REQUIRE_THAT(e.message(), Catch::Matchers::Contains("no sign of life"));
+        REQUIRE(e.retryable());
+        REQUIRE(host.registry.statistics().attempts == 3);
+        REQUIRE(host.registry.statistics().hung == 3);
+        REQUIRE(host.registry.statistics().retried == 2);
+    });
+}
+
+TEST_CASE("a start that is cancelled, and a machine deleted while it starts, leave nothing") {
+    on_host({}, [](Host& host) -> io::Task<void> {
+        io::Executor executor = co_await io::this_executor();
+        auto machine = host.registry.create(request());
+        io::Deadline soon(executor, 200ms, {});
+        bool cancelled = false;
+        try { co_await machine->start(start_with("true"), soon.token()); } catch (const Cancelled&) { cancelled = true; }
+        REQUIRE(cancelled);
+        REQUIRE(vm_processes().empty());
+        co_await host.registry.remove(machine);
+
+        machine = host.registry.create(request());
+        io::TaskGroup group(executor);
+        std::string message;
+        std::function<io::Task<void>()> starting = [&]() -> io::Task<void> {
+            try { co_await machine->start(start_with("true"), {}); } catch (const Error& e) { message = e.message(); }
+        };
+        group.spawn(starting);
+        while (machine->row().process.pid == 0) co_await io::sleep_for(1ms, {});
+        co_await host.registry.remove(machine);
+        co_await group.join();
+        REQUIRE(message == "VM " + machine->id() + " was deleted while it started");
+    });
+}
+
+TEST_CASE("twenty machines at once") {
+    on_host({}, [](Host& host) -> io::Task<void> {
+        io::Executor executor = co_await io::this_executor();
+        io::TaskGroup group(executor);
+        std::set<std::string> outputs;
+        std::function<io::Task<void>()> one = [&]() -> io::Task<void> {
+            auto machine = host.registry.create(request());
+            auto session = co_await machine->start(start_with("hostname"), {});
+            std::string out = co_await output_of(session);
+            outputs.insert(out);
+            session.reset();
+            co_await host.registry.remove(machine);
+        };
+        for (int i = 0; i < 20; ++i) group.spawn(one);
+        co_await group.join();
+        REQUIRE(outputs.size() == 20);
+        REQUIRE(host.registry.statistics().attempts == 20);
+    });
+}
+
+TEST_CASE("a machine over the limit is refused, and what is past its time is reaped") {
+    Options few;
+    few.limits.machines_per_user = 1;
+    on_host(few, [](Host& host) -> io::Task<void> {
+        MachineRequest brief = request(state::MachineKind::vm);
+        brief.ttl_seconds = 1;
+        auto machine = host.registry.create(brief);
+        bool refused = false;
+        try { host.registry.create(brief); } catch (const Error& e) { refused = e.code() == ErrorCode::quota_exceeded; }
+        REQUIRE(refused);
+        co_await machine->start(start_with("true"), {});
+        const std::string reason = co_await machine->ended({});
+        REQUIRE(reason == "it was deleted");
+        const auto after = host.registry.find(admin, machine->id());
+        REQUIRE_FALSE(after);
+        // The record goes last, a moment after the machine.
+        while (!host.store.all_machines().empty()) co_await io::sleep_for(1ms, {});
+    });
+}
+
+TEST_CASE("another user's machine is not found") {
+    on_host({}, [](Host& host) -> io::Task<void> {
+        auto machine = host.registry.create(request());
+        REQUIRE(host.registry.get({1000, false}, machine->id()) == machine);
+        REQUIRE_FALSE(host.registry.find({1001, false}, machine->id()));
+        REQUIRE(host.registry.list({1001, false}).empty());
+        REQUIRE(host.registry.list(admin).size() == 1);
+        bool missing = false;
+        try { host.registry.get({1001, false}, machine->id()); } catch (const Error& e) { missing = e.code() == ErrorCode::not_found; }
+        REQUIRE(missing);
+        co_await host.registry.remove(machine);
+    });
+}
+
+TEST_CASE("a machine outlives its daemon where it should, and is found again") {
+    root_image();
+    Directories directories;
+    std::string kept, bound, lost;
+    pid_t kept_pid = 0;
+    const auto with_daemon = [&](std::function<io::Task<void>(Host&)> body) {
+        run_coro([&]() -> io::Task<void> {
+            io::Executor executor = co_await io::this_executor();
+            Host host(executor, directories, {});
+            co_await host.registry.reconcile();
+            co_await body(host);
+            co_await host.registry.shut_down();
+            co_await host.hypervisor->close();
+            booted += host.registry.statistics().succeeded;
+        });
+    };
+    with_daemon([&](Host& host) -> io::Task<void> {
+        auto machine = host.registry.create(request(state::MachineKind::vm));
+        kept = machine->id();
+        auto session = co_await machine->start(start_with("echo remembered > /tmp/x; echo done"), {});
+        co_await output_of(session);
+        session.reset();
+        kept_pid = machine->row().process.pid;
+        auto other = host.registry.create(request(state::MachineKind::vm));
+        lost = other->id();
+        co_await other->start(start_with("true"), {});
+        auto call = host.registry.create(request());
+        bound = call->id();
+        co_await call->start(start_with("true"), {});
+    });
+    REQUIRE(vm_processes().size() == 2);  // shut down in order: what was bound to a call went
+    run_coro([&]() -> io::Task<void> {
+        // While no daemon runs: one machine dies, and strays appear.
+        state::Store store({directories.path + "/state", directories.path + "/run"});
+        for (const auto& row : store.all_machines())
+            if (row.id == lost) ::kill(row.process.pid, SIGKILL);
+        state::MachineRow half;
+        half.id = "aaaaaaaaaaaa";
+        half.owner_uid = 1000;
+        half.kind = state::MachineKind::run;
+        half.state = state::MachineState::booting;
+        store.insert_machine(half);
+        store.lease_uid(1000, "bbbbbbbbbbbb", first_uid, last_uid);
+        fs::create_directory(directories.path + "/run/vm/cccccccccccc");
+        std::ofstream(directories.path + "/disks/cccccccccccc.qcow2") << "x";
+        co_return;
+    });
+    with_daemon([&](Host& host) -> io::Task<void> {
+        REQUIRE(host.store.all_machines().size() == 2);
+        auto machine = host.registry.get(admin, kept);
+        REQUIRE(machine->row().state == state::MachineState::running);
+        REQUIRE(machine->row().process.pid == kept_pid);
+        REQUIRE(host.registry.quota().of(1000).machines == 2);
+        std::string out = co_await output_of(machine->exec(shell("cat /tmp/x")));
+        REQUIRE(out == "remembered\n");
+        auto dead = host.registry.get(admin, lost);
+        REQUIRE(dead->row().state == state::MachineState::failed);
+        REQUIRE(dead->row().failure == "it ended while no daemon was looking");
+        REQUIRE_FALSE(fs::exists(directories.path + "/run/vm/cccccccccccc"));
+        REQUIRE_FALSE(fs::exists(directories.path + "/disks/cccccccccccc.qcow2"));
+        co_await host.registry.remove(dead);
+        ::kill(kept_pid, SIGKILL);
+        const std::string reason = co_await machine->ended({});
+        REQUIRE(reason == "QEMU ended while no daemon was looking, or was killed");
+        co_await host.registry.remove(machine);
+    });
+    REQUIRE(vm_processes().empty());
+    REQUIRE(fs::is_empty(directories.path + "/run/vm"));
+    REQUIRE(fs::is_empty(directories.path + "/disks"));
+}
+
+TEST_CASE("the suite booted guests") {
+    std::cout << "machine_test booted " << booted << " guests" << std::endl;
+    REQUIRE(booted >= 30);
+}
