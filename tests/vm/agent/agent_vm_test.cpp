@@ -47,8 +47,10 @@ ExecSpec shell(std::string script) { return command("/bin/sh", "-c", std::move(s
 
 io::Task<Result> finish(std::shared_ptr<ExecSession> session, std::stop_token stop) {
     Result result;
-    while (std::optional<agent::Chunk> chunk = co_await session->read(stop))
-        (chunk->stream == Output::out ? result.out : result.err) += chunk->bytes;
+    while (std::optional<agent::Chunk> chunk = co_await session->read(stop)) {
+        std::string& to = chunk->stream == Output::out ? result.out : result.err;
+        to += chunk->bytes;
+    }
     result.status = co_await session->exited(stop);
     co_return std::move(result);
 }
