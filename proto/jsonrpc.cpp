@@ -99,7 +99,12 @@ std::variant<Response, Notification> parse_reply(std::string_view line) {
     const auto garbled = [] {
         return Error(ErrorCode::unavailable, "the daemon sent something that is no JSON-RPC message", "is that socket pyrod's?");
     };
-    const json message = json::parse(line.begin(), line.end(), nullptr, false);
+    json message;
+    try {
+        message = parse_json(line);
+    } catch (const MessageError&) {
+        throw garbled();
+    }
     if (!message.is_object()) throw garbled();
     if (const auto method = message.find("method"); method != message.end()) {
         const auto params = message.find("params");

@@ -100,6 +100,7 @@ std::string bash_script() {
         }
         flags += "        '" + verb.words + "') echo '" + list + "' ;;\n";
         for (std::size_t i = 0; i < verb.places.size(); ++i) places += "        '" + verb.words + " " + std::to_string(i) + "') echo " + offer(verb.places[i].offers) + " ;;\n";
+        if (verb.rest) places += "        '" + verb.words + " '*) echo file ;;\n";
     }
     return R"sh(# bash completion for pyro, made by `pyro completion bash`. Use: source <(pyro completion bash)
 
@@ -166,6 +167,7 @@ _pyro() {
                 [[ $word == "$cur"* ]] && COMPREPLY+=("$word")
             done < <(pyro __complete "$kind" 2>/dev/null)
             ;;
+        none) compopt +o default +o bashdefault 2>/dev/null ;;
     esac
     # Bash takes a colon for the end of a word; only what follows it is replaced.
     if [[ $cur == *:* && $COMP_WORDBREAKS == *:* ]]; then
@@ -251,16 +253,18 @@ std::string fish_script() {
 # The words so far that are no options.
 function __pyro_words
     set -l plain
-    for word in (commandline -opc)[2..-1]
+    set -l words (commandline -opc)
+    set -e words[1]
+    for word in $words
         string match -q -- '-*' $word; or set -a plain $word
     end
-    string join ' ' -- $plain
+    printf '%s\n' "$plain"
 end
 function __pyro_at
-    test (__pyro_words; or true) = "$argv"
+    test (__pyro_words) = "$argv"
 end
 function __pyro_in
-    string match -q -- "$argv" (__pyro_words); or string match -q -- "$argv *" (__pyro_words)
+    string match -q -- "$argv *" (__pyro_words)" "
 end
 
 complete -c pyro -f

@@ -67,14 +67,19 @@ int demo_command(const Invocation& call) {
             return started;
         });
         result = steps.take("exec", [&] {
-            auto ended = daemon.call<proto::VmExec>({.vm_id = vm.vm_id, .argv = {"git", "--version"}}, exec_options);
+            proto::VmExecParams params;
+            params.vm_id = vm.vm_id;
+            params.argv = {"git", "--version"};
+            auto ended = daemon.call<proto::VmExec>(params, exec_options);
             progress.clear();
             return ended;
         });
     } catch (...) {
         // The first failure is the one to tell; a VM that stays behind ends by its TTL.
         try {
-            Connection({socket}).call<proto::VmDelete>({vm.vm_id});
+            CallOptions cleaning;
+            cleaning.signals = &signals;
+            Connection({socket}).call<proto::VmDelete>({vm.vm_id}, cleaning);
         } catch (const std::exception&) {
         }
         throw;

@@ -64,7 +64,7 @@ int doctor_command(const Invocation& call) {
     Signals signals(call_signals);
     try {
         Connection daemon({call.globals.socket});
-        all.checks.push_back({"daemon", CheckStatus::pass, "pyrod " + daemon.daemon_version() + " answers at " + socket, std::nullopt});
+        all.checks.push_back({"socket", CheckStatus::pass, "pyrod " + daemon.daemon_version() + " answers at " + socket, std::nullopt});
         all.checks.push_back(group_check(true));
         if (daemon.daemon_version() == PYRO_VERSION) all.checks.push_back({"version", CheckStatus::pass, "client and daemon are " PYRO_VERSION, std::nullopt});
         else all.checks.push_back({"version", CheckStatus::warn, "the client is " PYRO_VERSION ", pyrod is " + daemon.daemon_version(), "upgrade the older one"});
@@ -83,7 +83,7 @@ int doctor_command(const Invocation& call) {
             all.checks.push_back(failed_check("host", e));
         }
     } catch (const Error& e) {
-        all.checks.push_back(failed_check("daemon", e));
+        all.checks.push_back(failed_check("socket", e));
         all.checks.push_back(group_check(false));
     }
     all.ok = std::none_of(all.checks.begin(), all.checks.end(), [](const Check& c) { return c.status == CheckStatus::fail; });

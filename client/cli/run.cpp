@@ -89,7 +89,7 @@ int run_command(const Invocation& call) {
         streams.terminal = interactive;
         if (interactive) {
             streams.attached = [&] { raw.enter(); };
-            streams.continued = [&] { raw.enter(); };
+            streams.continued = [&] { if (raw.entered()) raw.enter(); };
         }
     }
     CallOptions options;
@@ -99,6 +99,7 @@ int run_command(const Invocation& call) {
 
     Connection daemon({call.globals.socket});
     const auto result = proto::from_wire<proto::ExecResult>(daemon.call(call.verb->method->name, params, options), proto::Unknown::ignore);
+    raw.leave();
     progress.clear();
     if (as_json) {
         write_stdout(document(in_table_order(proto::type_of<proto::RunReport>(), proto::to_wire(report_of(result, out, err)))));
@@ -109,7 +110,7 @@ int run_command(const Invocation& call) {
     if (result.timed_out)
         own += "pyro: the command took longer than --timeout-seconds " + std::to_string(params.value("timeout_seconds", proto::VmRunParams{}.timeout_seconds)) + " and was ended\n";
     if (result.oom) own += "pyro: the guest ran out of memory; --mem-mib gives it more\n";
-    write_stderr((tty ? "\r" : "") + own + run_footer(result));
+    write_stderr(own + run_footer(result));
     return exit_status(result);
 }
 

@@ -4,15 +4,28 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdlib>
+#include <poll.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
 namespace pyro::client {
 
+namespace {
+// Whether a failed write is to be tried again. A stream may be non-blocking through somebody else who has it open.
+bool again_after(int fd) {
+    if (errno == EAGAIN) {
+        pollfd room{fd, POLLOUT, 0};
+        return ::poll(&room, 1, -1) > 0 || errno == EINTR;
+    }
+    return errno == EINTR;
+}
+}  // namespace
+
 void write_stdout(std::string_view text) {
     while (!text.empty()) {
         const ssize_t n = ::write(STDOUT_FILENO, text.data(), text.size());
-        if (n < 0 && errno == EINTR) continue;
+        if (n < 0 && again_after(STDOUT_FILENO)) continue;
         if (n < 0 && errno == EPIPE) throw OutputClosed();
         if (n <= 0) throw Error::from_errno("write to standard output");
         text.remove_prefix(static_cast<std::size_t>(n));
@@ -22,7 +35,7 @@ void write_stdout(std::string_view text) {
 void write_stderr(std::string_view text) noexcept {
     while (!text.empty()) {
         const ssize_t n = ::write(STDERR_FILENO, text.data(), text.size());
-        if (n < 0 && errno == EINTR) continue;
+        if (n < 0 && again_after(STDERR_FILENO)) continue;
         if (n <= 0) return;
         text.remove_prefix(static_cast<std::size_t>(n));
     }
@@ -43,9 +56,10 @@ void RawTerminal::enter() {
     if (::tcsetattr(fd_, TCSADRAIN, &now) != 0) throw Error::from_errno("set the terminal to raw mode");
 }
 
-RawTerminal::~RawTerminal() {
+void RawTerminal::leave() noexcept {
     if (before_)
         while (::tcsetattr(fd_, TCSADRAIN, &*before_) != 0 && errno == EINTR) {}
+    before_.reset();
 }
 
 ProgressLine::ProgressLine(std::string tag, bool silent) : tag_(std::move(tag)), silent_(silent), line_(false) {

@@ -21,10 +21,12 @@ std::optional<WindowSize> window_size(int fd);
 class RawTerminal {
 public:
     explicit RawTerminal(int fd) : fd_(fd) {}
-    ~RawTerminal();
+    ~RawTerminal() { leave(); }
     RawTerminal(const RawTerminal&) = delete;
     RawTerminal& operator=(const RawTerminal&) = delete;
     void enter();  // also after somebody else has changed it
+    void leave() noexcept;
+    bool entered() const noexcept { return before_.has_value(); }
 
 private:
     int fd_;

@@ -38,10 +38,12 @@ bool holds_only_utf8(const json& params) {
     }
 }
 
+}  // namespace
+
 // Bytes on their way to a file descriptor that may be slow, a terminal or a closed pipe.
-class Writer {
+class StreamWriter {
 public:
-    explicit Writer(const Output& output) : output_(output) {
+    explicit StreamWriter(const Output& output) : output_(output) {
         struct stat status {};
         if (output.fd >= 0 && ::fstat(output.fd, &status) == 0) {
             // poll() promises room for PIPE_BUF bytes in a pipe or on a terminal; a file takes anything.
@@ -87,8 +89,6 @@ private:
     std::uint64_t total_ = 0;
 };
 
-}  // namespace
-
 class CallLoop {
 public:
     CallLoop(Connection& connection, std::string_view method, const json& params, const CallOptions& options)
@@ -109,6 +109,7 @@ public:
                 while (const auto signal = options_.signals->take()) on_signal(*signal);
         }
         if (cancelled_by_) throw Interrupted(*cancelled_by_);
+        if (attach_error_ && error_ && error_->code() == ErrorCode::cancelled) throw *attach_error_;
         if (error_) throw connection_.explain(*error_);
         return std::move(*result_);
     }
@@ -132,6 +133,7 @@ private:
     void require_whole_output() const {
         if (!result_ || !options_.streams || cancelled_by_) return;
         if (out_.total() >= expected_out_ && err_.total() >= expected_err_) return;
+        if (attach_error_) throw *attach_error_;
         throw Error(ErrorCode::unavailable,
                     "the connection with the command's output broke: " + std::to_string(out_.total() + err_.total()) + " of " +
                         std::to_string(expected_out_ + expected_err_) + " bytes came",
@@ -140,7 +142,7 @@ private:
 
     std::optional<Clock::time_point> deadline() const {
         std::optional<Clock::time_point> until;
-        if (cancelled_by_) until = cancel_deadline_;
+        if (cancelled_by_ || attach_error_) until = cancel_deadline_;
         if (error_ && attach_ != Attach::none && attach_ != Attach::closed) until = until ? std::min(*until, leftover_deadline_) : leftover_deadline_;
         return until;
     }
@@ -163,6 +165,7 @@ private:
         if (const auto until = deadline()) {
             const auto left = std::chrono::ceil<std::chrono::milliseconds>(*until - Clock::now()).count();
             if (cancelled_by_ && Clock::now() >= cancel_deadline_) throw Interrupted(*cancelled_by_);
+            if (attach_error_ && Clock::now() >= cancel_deadline_) throw *attach_error_;
             timeout = static_cast<int>(std::max<std::int64_t>(left, 0));
         }
         if (::poll(fds, count, timeout) < 0) {
@@ -178,7 +181,7 @@ private:
         if (fds[input].revents) read_input();
     }
 
-    void write(Writer& writer) {
+    void write(StreamWriter& writer) {
         try {
             writer.write();
         } catch (const OutputClosed&) {
@@ -190,6 +193,11 @@ private:
 
     std::string cancel_line() const { return proto::encode_notification(proto::cancel_method, {{"id", id_}}) + "\n"; }
 
+    void cancel() {
+        cancel_deadline_ = Clock::now() + cancel_patience;
+        if (!answered()) unsent_ += cancel_line();
+    }
+
     void on_signal(int number) {
         Streams* streams = options_.streams;
         if (number == SIGWINCH) {
@@ -200,8 +208,7 @@ private:
         } else {
             if (cancelled_by_) throw Interrupted(number);
             cancelled_by_ = number;
-            cancel_deadline_ = Clock::now() + cancel_patience;
-            if (!answered()) unsent_ += cancel_line();
+            cancel();
         }
     }
 
@@ -265,8 +272,13 @@ private:
                 try {
                     proto::check_attach_reply(line);
                 } catch (Error& refused) {
-                    refused.add_context("attach to the command's streams");
-                    throw;
+                    // A call that has just ended takes its ticket along: its answer is on the way and says more.
+                    attach_error_ = std::move(refused.add_context("attach to the command's streams"));
+                    cancel();
+                    attach_ = Attach::closed;
+                    in_open_ = false;
+                    attach_unsent_.clear();
+                    return;
                 }
                 frames_.feed(std::exchange(attach_unread_, {}));
                 attach_ = Attach::open;
@@ -326,7 +338,7 @@ private:
     std::size_t scanned_ = 0;
 
     std::optional<json> result_;
-    std::optional<Error> error_;
+    std::optional<Error> error_, attach_error_;
     std::uint64_t expected_out_ = 0, expected_err_ = 0;
 
     Attach attach_ = Attach::none;
@@ -334,7 +346,7 @@ private:
     std::string attach_unsent_, attach_unread_;
     std::size_t attach_scanned_ = 0;
     proto::FrameDecoder frames_{proto::Side::daemon};
-    Writer out_, err_;
+    StreamWriter out_, err_;
     bool in_open_ = false, any_output_ = false, resized_ = false;
 
     std::optional<int> cancelled_by_;

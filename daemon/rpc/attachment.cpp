@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cerrno>
+#include <functional>
 
 #include <sys/random.h>
 
@@ -35,8 +36,8 @@ Attachment::Attachment(io::Executor executor, std::string ticket, uid_t uid, Dir
 io::Task<io::Stream> Attachment::connected(std::stop_token stop) {
     // Whichever is first: the connection, the end of the call (void), the end of its time, the caller's stop.
     std::stop_source either;
-    std::stop_callback on_stop(stop, [&] { either.request_stop(); });
-    std::stop_callback on_time(lifetime_.token(), [&] { either.request_stop(); });
+    const std::stop_callback<std::function<void()>> on_stop(stop, [&] { either.request_stop(); });
+    const std::stop_callback<std::function<void()>> on_time(lifetime_.token(), [&] { either.request_stop(); });
     bool cancelled = false;
     try {
         co_await arrived_.wait(either.get_token());

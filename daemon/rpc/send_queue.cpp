@@ -1,5 +1,7 @@
 #include "daemon/rpc/send_queue.hpp"
 
+#include <limits>
+
 namespace pyro::rpc {
 
 std::shared_ptr<Outbox::Droppable> SendQueue::append(std::string line) {
@@ -41,6 +43,11 @@ io::Task<std::optional<std::string>> SendQueue::pop() {
     std::string line = std::move(entry.message->line);
     line += '\n';
     co_return line;
+}
+
+void SendQueue::lift_limit() noexcept {
+    limit_ = std::numeric_limits<std::size_t>::max();
+    room_.set();
 }
 
 void SendQueue::finish() noexcept {

@@ -16,6 +16,7 @@ public:
     // The next line with its newline; nothing once finished and empty, or closed.
     io::Task<std::optional<std::string>> pop();
 
+    void lift_limit() noexcept;  // the end is near: whoever waits for room has it
     void finish() noexcept;  // no more comes: pop() ends after the last
     void close() noexcept;   // forgets everything; nobody waits any longer
     std::size_t bytes() const noexcept { return bytes_; }

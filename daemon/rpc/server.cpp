@@ -26,28 +26,30 @@ ServerOptions completed(ServerOptions options) {
 struct Server::Place {
     Place(Server& of, uid_t u) : server(of), uid(u) {
         ++server.connections_;
-        ++server.per_uid_[uid].connections;
+        auto& entry = server.users_[uid];
+        if (!entry) entry = std::make_shared<UserShare>();
+        share = entry;
+        ++share->connections;
     }
     ~Place() {
         --server.connections_;
-        PerUid& share = server.per_uid_[uid];
-        if (session) --share.sessions;
-        if (--share.connections == 0) server.per_uid_.erase(uid);
+        if (session) --share->sessions;
+        if (--share->connections == 0) server.users_.erase(uid);
         server.place_freed_.set();
     }
     Place(const Place&) = delete;
     Place& operator=(const Place&) = delete;
 
     bool become_session() {
-        PerUid& share = server.per_uid_[uid];
-        if (share.sessions >= server.options_.limits.sessions_per_uid) return false;
-        ++share.sessions;
+        if (share->sessions >= server.options_.limits.sessions_per_uid) return false;
+        ++share->sessions;
         session = true;
         return true;
     }
 
     Server& server;
     uid_t uid;
+    std::shared_ptr<UserShare> share;
     bool session = false;
 };
 
@@ -95,8 +97,8 @@ void Server::admit(io::Stream connection) {
     try {
         auto peer = std::make_shared<const Peer>(identify(connection));
         // Attach connections come beside the sessions, and are counted until they are handed over.
-        const auto share = per_uid_.find(peer->uid);
-        const std::size_t of_uid = share == per_uid_.end() ? 0 : share->second.connections;
+        const auto user = users_.find(peer->uid);
+        const std::size_t of_uid = user == users_.end() ? 0 : user->second->connections;
         if (connections_ >= limits.sessions || of_uid >= 2 * limits.sessions_per_uid)
             throw Error(ErrorCode::quota_exceeded, "too many connections", "close some, then try again").with_retryable(true);
         auto place = std::make_shared<Place>(*this, peer->uid);
@@ -140,7 +142,7 @@ io::Task<void> Server::serve(io::Stream connection, std::shared_ptr<const Peer> 
         dismiss(connection, Error(ErrorCode::quota_exceeded, "this user has too many sessions", "close some, then try again").with_retryable(true));
         co_return;
     }
-    auto session = std::make_shared<Session>(context_, std::move(peer), std::move(connection));
+    auto session = std::make_shared<Session>(context_, std::move(peer), place->share, std::move(connection));
     std::string first_line = std::move(*line);
     co_await session->run(std::move(first_line), stop);
 }

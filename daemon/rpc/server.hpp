@@ -44,8 +44,7 @@ private:
     SessionContext context_;
     io::Listener listener_;
     std::size_t connections_ = 0;
-    struct PerUid { std::size_t connections = 0; std::size_t sessions = 0; };
-    std::map<uid_t, PerUid> per_uid_;
+    std::map<uid_t, std::shared_ptr<UserShare>> users_;  // those with connections
     io::Event place_freed_;
     io::TaskGroup tasks_;
 };

@@ -25,15 +25,16 @@ std::array<int, 3> parse_version(std::string_view text) {
 
 }  // namespace
 
-Session::Session(const SessionContext& context, std::shared_ptr<const Peer> peer, io::Stream connection)
-    : context_(context), peer_(std::move(peer)), connection_(std::move(connection)),
+Session::Session(const SessionContext& context, std::shared_ptr<const Peer> peer, std::shared_ptr<UserShare> share, io::Stream connection)
+    : context_(context), peer_(std::move(peer)), share_(std::move(share)), connection_(std::move(connection)),
       queue_(context.executor, context.limits.queue_bytes), serving_(context.executor), background_(context.executor) {}
 
 Session::~Session() = default;
 
 io::Task<void> Session::run(std::string first_line, std::stop_token server_stop) {
-    const std::stop_callback on_server_stop(server_stop, [this] {
+    const std::stop_callback<std::function<void()>> on_server_stop(server_stop, [this] {
         server_stopping_ = true;
+        queue_.lift_limit();
         reading_.request_stop();
         end_calls();
     });
@@ -48,7 +49,7 @@ io::Task<void> Session::run(std::string first_line, std::stop_token server_stop)
     queue_.finish();
     {
         const io::Deadline farewell(context_.executor, server_stopping_ ? context_.limits.farewell : context_.limits.write, {});
-        const std::stop_callback on_farewell(farewell.token(), [this] { writing_.request_stop(); });
+        const std::stop_callback<std::function<void()>> on_farewell(farewell.token(), [this] { writing_.request_stop(); });
         reading_.request_stop();  // ends the watcher
         co_await background_.join();
     }
@@ -122,12 +123,23 @@ io::Task<void> Session::handle_line(std::string line) {
     } catch (const proto::MessageError& e) {
         answer = proto::encode_error(e.id(), e, e.number());
     }
+    const std::size_t bytes = line.size();
     line = std::string();
-    if (answer.empty()) co_await handle_request(std::move(request));
+    if (answer.empty()) co_await handle_request(std::move(request), bytes);
     else co_await deliver(std::move(answer));
 }
 
-io::Task<void> Session::handle_request(proto::Request request) {
+void Session::check_room(std::size_t bytes) const {
+    const Limits& limits = context_.limits;
+    const auto refuse = [](std::string why) {
+        throw Error(ErrorCode::quota_exceeded, std::move(why), "wait for an answer before sending the next").with_retryable(true);
+    };
+    if (calls_.size() >= limits.in_flight) refuse(std::to_string(calls_.size()) + " requests of this connection are being served");
+    if (share_->request_bytes + bytes > limits.in_flight_bytes_per_uid)
+        refuse("this user's requests being served are over " + std::to_string(limits.in_flight_bytes_per_uid) + " bytes");
+}
+
+io::Task<void> Session::handle_request(proto::Request request, std::size_t bytes) {
     std::string answer;
     try {
         if (request.method == proto::HelloParams::method) {
@@ -144,13 +156,12 @@ io::Task<void> Session::handle_request(proto::Request request) {
         } else if (calls_.contains(*request.id)) {
             throw proto::MessageError(proto::invalid_request,
                                       Error(ErrorCode::invalid_argument, "a request with this id is being served", "give every request an id of its own"));
-        } else if (calls_.size() >= context_.limits.in_flight) {
-            throw Error(ErrorCode::quota_exceeded, std::to_string(calls_.size()) + " requests of this connection are being served",
-                        "wait for an answer before sending the next").with_retryable(true);
         } else {
+            check_room(bytes);
+            share_->request_bytes += bytes;
             auto call = std::make_shared<Call>(peer_, *request.id, *this, context_.tickets, context_.executor, context_.limits.ticket);
             calls_.emplace(*request.id, call);
-            serving_.spawn(serve(std::move(call), std::move(request)));
+            serving_.spawn(serve(std::move(call), std::move(request), bytes));
             co_return;
         }
     } catch (const proto::MessageError& e) {
@@ -187,7 +198,7 @@ void Session::cancel(const nlohmann::json& params) {
 }
 
 // The one place where what a handler throws becomes an answer.
-io::Task<void> Session::serve(std::shared_ptr<Call> call, proto::Request request) {
+io::Task<void> Session::serve(std::shared_ptr<Call> call, proto::Request request, std::size_t bytes) {
     std::string answer;
     try {
         io::Task<nlohmann::json> dispatched = context_.router.dispatch(request.method, request.params, *call);
@@ -207,6 +218,7 @@ io::Task<void> Session::serve(std::shared_ptr<Call> call, proto::Request request
         answer = proto::encode_error(call->id(), Error(ErrorCode::internal, "the daemon failed in " + request.method, "its log says more"));
     }
     call->end();
+    share_->request_bytes -= bytes;
     co_await deliver(std::move(answer));
     calls_.erase(call->id());
 }

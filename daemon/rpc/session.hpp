@@ -27,7 +27,7 @@ struct SessionContext {
 // call is stopped and awaited, what is queued is written as far as it goes, then the connection closes.
 class Session final : public Outbox {
 public:
-    Session(const SessionContext& context, std::shared_ptr<const Peer> peer, io::Stream connection);
+    Session(const SessionContext& context, std::shared_ptr<const Peer> peer, std::shared_ptr<UserShare> share, io::Stream connection);
     ~Session();
 
     // From the first line, which the caller has read, to the end. Never throws.
@@ -38,8 +38,9 @@ private:
     io::Task<void> write_loop();
     io::Task<void> watch_hangup();
     io::Task<void> handle_line(std::string line);
-    io::Task<void> handle_request(proto::Request request);
-    io::Task<void> serve(std::shared_ptr<Call> call, proto::Request request);
+    io::Task<void> handle_request(proto::Request request, std::size_t bytes);
+    io::Task<void> serve(std::shared_ptr<Call> call, proto::Request request, std::size_t bytes);
+    void check_room(std::size_t bytes) const;
     std::string hello(const proto::Request& request);
     void cancel(const nlohmann::json& params);
     void end_calls() noexcept;
@@ -50,6 +51,7 @@ private:
 
     const SessionContext& context_;
     std::shared_ptr<const Peer> peer_;
+    std::shared_ptr<UserShare> share_;
     io::Stream connection_;
     SendQueue queue_;
     std::map<proto::RequestId, std::shared_ptr<Call>> calls_;

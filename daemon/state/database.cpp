@@ -140,6 +140,8 @@ Database Database::open(const std::string& path, Synchronous synchronous, std::s
             throw Error(ErrorCode::failed_precondition, path + " is damaged: " + check.text(0),
                         "restore it from a backup or move it away");
     }
+    // Into the file itself, before a write-ahead log may hold the header's newer version when we are killed.
+    if (!found.exists) database.execute("PRAGMA application_id = " + std::to_string(application_id));
     database.execute("PRAGMA journal_mode = WAL");
     database.execute(synchronous == Synchronous::full ? "PRAGMA synchronous = FULL" : "PRAGMA synchronous = OFF");
     database.execute("PRAGMA foreign_keys = ON");
@@ -152,7 +154,6 @@ Database Database::open(const std::string& path, Synchronous synchronous, std::s
         const Migration& migration = migrations[static_cast<std::size_t>(version)];
         try {
             database.transaction([&] {
-                database.execute("PRAGMA application_id = " + std::to_string(application_id));
                 database.execute(migration.sql);
                 database.execute("PRAGMA user_version = " + std::to_string(version + 1));
             });

@@ -9,6 +9,7 @@ import signal
 import socket
 import struct
 import subprocess
+import tempfile
 import termios
 import threading
 import time
@@ -64,7 +65,7 @@ class Results(unittest.TestCase):
             self.assertEqual(json.loads(done.stdout)["vms"][0], VM)
             done = pyro(daemon, "env", "inspect", "debian:12")
             text = done.stdout.decode()
-            for part in ("environment:\n  name:", "workdir:", "command:    sh -c 'a b'\n", "env:\n  A=1\n", "DIGEST", "2.0 KiB"):
+            for part in ("environment:\n  name:", "workdir:", "command:     sh -c 'a b'\n", "env:\n  A=1\n", "DIGEST", "2.0 KiB"):
                 self.assertIn(part, text)
             self.assertEqual(json.loads(pyro(daemon, "--json", "env", "inspect", "x").stdout)["later"], 1)
 
@@ -276,12 +277,9 @@ class Faults(unittest.TestCase):
 
     def test_no_daemon(self):
         self.assertIn("start it", self.failure(None, "vm", "list"))
-        with FakePyrod() as daemon:
-            daemon.listener.close()
-            self.assertIn("nothing answers", self.failure(daemon, "vm", "list"))
-            daemon.listener = socket.socket(socket.AF_UNIX)
-            daemon.listener.bind(daemon.path + "2")
-            daemon.listener.listen()
+        with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as left_over:
+            left_over.bind(folder + "/s")
+            self.assertIn("nothing answers", self.failure(None, "--socket", folder + "/s", "vm", "list"))
         self.assertIn("longer than 107 bytes", self.failure(None, "--socket", "/" + "x" * 200, "vm", "list"))
 
     @unittest.skipUnless(os.geteuid() == 0, "needs a second uid")
@@ -314,7 +312,7 @@ class Faults(unittest.TestCase):
             self.assertEqual(self.failure(daemon, "vm", "list"), "pyro: pyrod refused the connection: too many sessions\npyro: close some\n")
 
     def test_garbage_instead_of_an_answer(self):
-        for answer in (b"garbage\n", b"{}\n", b'{"jsonrpc":"2.0","id":2}\n', b'{"id":2,"error":7}\n', b"[" * 100000 + b"\n", b'{"id":2,"result":{"vms":7}}\n'[:-2] + b"\n",
+        for answer in (b"garbage\n", b"{}\n", b'{"jsonrpc":"2.0","id":2}\n', b'{"id":2,"error":7}\n', b"[" * 100000 + b"\n", b'{"id":2,"result":' + b"[" * 1000000 + b"]" * 1000000 + b"}\n", b'{"id":2,"result":{"vms":7}}\n'[:-2] + b"\n",
                        b'{"id":null,"error":{"code":-32700,"message":"bad"}}\n'):
             with self.subTest(answer[:40]), FakePyrod(vm__list=lambda c, a=answer: c.line.send(a)) as daemon:
                 self.failure(daemon, "vm", "list")
@@ -368,8 +366,24 @@ class Faults(unittest.TestCase):
         def refuse(call):
             call.notify("exec.started", ticket="t", vm_id="v")
             call.daemon.attached("t").send({"ok": False, "error": {"code": "not_found", "message": "no such ticket", "hint": "", "retryable": False, "details": {}}})
-        with FakePyrod(vm__run=refuse) as daemon:
-            self.assertIn("no such ticket", self.failure(daemon, "run", "x", "y"))
+            self.assertTrue(call.daemon.cancelled.wait(20))
+        def cancelled(call):
+            refuse(call)
+            call.fail("cancelled")
+        def failed(call):  # the call ended first, and its ticket with it
+            refuse(call)
+            call.fail("guest_failed", "the guest does not boot")
+        def left_out(call):
+            refuse(call)
+            call.ended(out=1)
+        for handler, said in ((cancelled, "no such ticket"), (failed, "the guest does not boot"), (left_out, "no such ticket")):
+            with self.subTest(handler), FakePyrod(vm__run=handler) as daemon:
+                self.assertIn(said, self.failure(daemon, "run", "x", "y"))
+        def silent(call):
+            refuse(call)
+            call.ended()
+        with FakePyrod(vm__run=silent) as daemon:  # nothing was lost
+            self.assertEqual(pyro(daemon, "run", "x", "true").returncode, 0)
 
     def test_an_error_after_output(self):
         def fails(call):
@@ -396,7 +410,7 @@ class Doctor(unittest.TestCase):
         with FakePyrod(system__doctor=lambda c: c.answer({"ok": False, "execution_mode": "guest_tcg", "checks": checks})) as daemon:
             done = pyro(daemon, "doctor")
             self.assertEqual(done.returncode, 1)
-            self.assertRegex(done.stdout.decode(), r"(?m)^PASS  daemon   pyrod 0\.1\.0 answers")
+            self.assertRegex(done.stdout.decode(), r"(?m)^PASS  socket   pyrod 0\.1\.0 answers")
             self.assertIn("FAIL  qemu     not found\n      fix: sudo apt install qemu\n", done.stdout.decode())
             self.assertTrue(done.stdout.endswith(b"3 passed, 1 warnings, 1 failed; VMs run as guest_tcg\n"))
         with FakePyrod(system__doctor=lambda c: c.answer({"ok": True, "execution_mode": "guest_kvm", "checks": checks[:1]})) as daemon:
@@ -438,7 +452,7 @@ class Demo(unittest.TestCase):
 
 class Completion(unittest.TestCase):
     def bash(self, daemon, line):
-        script = 'source <("$PYRO" completion bash); COMP_LINE=$1; COMP_POINT=${#1}; COMP_WORDBREAKS=" :="; _pyro; printf "%s\\n" "${COMPREPLY[@]}"'
+        script = 'source <("$PYRO" completion bash); COMP_LINE=$1; COMP_POINT=${#1}; COMP_WORDBREAKS=" :="; compopt() { printf "nothing\\n"; }; _pyro; printf "%s\\n" "${COMPREPLY[@]}"'
         path = os.path.dirname(PYRO) + ":" + os.environ["PATH"]
         done = subprocess.run(["bash", "-c", script, "bash", line], capture_output=True, text=True, env=environment(daemon, PATH=path, PYRO=PYRO), timeout=60)
         self.assertEqual(done.stderr, "")
@@ -454,6 +468,8 @@ class Completion(unittest.TestCase):
             self.assertEqual(self.bash(daemon, "pyro run debian:12-"), ["12-base"])
             self.assertEqual(self.bash(daemon, "pyro vm status "), ["vm-abc"])
             self.assertEqual(self.bash(daemon, "pyro run -e A=1 debian:12 l"), [])
+            self.assertEqual(self.bash(daemon, "pyro run --mem-mib "), ["nothing"])
+            self.assertEqual(self.bash(daemon, "pyro vm list "), ["nothing"])
             self.assertEqual(self.bash(daemon, "pyro completion "), ["bash", "zsh", "fish"])
             self.assertEqual(self.bash(daemon, "pyro doctor --environment deb"), ["debian:12", "debian:12-base"])
         self.assertEqual(self.bash(None, "pyro vm status "), [])
@@ -548,8 +564,10 @@ class Terminal(unittest.TestCase):
                     self.call.line.sock.shutdown(socket.SHUT_RDWR)
                     daemon.cancelled.set()
                     self.read_until(b"closed the connection")
-                while self.is_raw() and os.waitpid(self.pid, os.WNOHANG)[0] == 0: time.sleep(0.01)
+                _, status = os.waitpid(self.pid, 0)
+                self.assertEqual(os.waitstatus_to_exitcode(status), 143 if how == "signal" else 125)
                 self.assertFalse(self.is_raw())
+                os.close(self.master)
 
     def test_ctrl_c_while_booting_cancels(self):
         booting = threading.Event()
@@ -585,4 +603,4 @@ class Terminal(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    unittest.main()
+    unittest.main(warnings="ignore")  # sockets of clients that have gone

@@ -150,6 +150,7 @@ class FakePyrod:
             pass
         except Exception as e:
             self.errors.append(e)
+            line.sock.shutdown(socket.SHUT_RDWR)
 
     def _guard(self, handler, call):
         try:
@@ -158,4 +159,4 @@ class FakePyrod:
             pass  # the client has gone, as some tests want it to
         except Exception as e:
             self.errors.append(e)
-            call.line.sock.close()
+            call.line.sock.shutdown(socket.SHUT_RDWR)

@@ -18,7 +18,7 @@ with open(SERVER, "rb") as program:
     SANITIZED = b"__asan_init" in program.read()
 # Freed memory would stay in the sanitizer's quarantine and count as used.
 os.environ["ASAN_OPTIONS"] = os.environ.get("ASAN_OPTIONS", "") + ":quarantine_size_mb=0:thread_local_quarantine_size_kb=0"
-WAIT = 60  # seconds: a deadline that only a hang reaches
+WAIT = int(os.environ.get("PYRO_TEST_WAIT", 60))  # seconds: a deadline that only a hang reaches
 
 
 class Server:
@@ -414,6 +414,28 @@ class ManyRequests(Case):
         self.assertEqual(client.answer("a")["result"]["text"], "again")
 
 
+class LargeRequests(Case):
+    limits = {"in_flight_bytes": 3 << 20}
+
+    def test_what_a_user_keeps_the_daemon_holding_is_bounded_over_all_sessions(self):
+        clients = [self.client() for _ in range(4)]
+        large = "x" * (1000 << 10)
+        for client in clients[:3]:
+            client.request("test.wait", id="w", text=large)
+            client.call("test.status")
+        clients[3].request("test.wait", id="w", text=large)
+        self.assertTrue(self.assertError(clients[3].answer("w"), "quota_exceeded")["retryable"])
+        self.assertEqual(clients[3].call("test.echo", text="small")["result"]["text"], "small")
+        clients[0].cancel("w")
+        self.assertError(clients[0].answer("w"), "cancelled")
+        self.assertEqual(len(clients[3].call("test.echo", text=large)["result"]["text"]), len(large))
+        clients[1].close()
+        self.until(clients[0], "3 connections, 0 tickets")
+        clients[3].request("test.wait", id="w", text=large)
+        clients[3].cancel("w")
+        self.assertError(clients[3].answer("w"), "cancelled")
+
+
 class Cancelling(Case):
     def test_a_cancelled_call_says_so_and_others_go_on(self):
         client = self.client()
@@ -510,6 +532,16 @@ class SlowReaders(Case):
         self.assertEqual(other.call("test.echo", text="quick")["result"]["text"], "quick")
 
 
+class Stopping(Case):
+    limits = {"queue_bytes": 65536, "write_ms": 3_600_000}
+
+    def test_a_daemon_that_stops_does_not_wait_for_who_does_not_read(self):
+        slow = self.client()
+        for _ in range(20):
+            slow.request("test.echo", text="x" * 100, count=1000)
+        self.client().call("test.status")  # and finish() stops it
+
+
 class Sessions(Case):
     limits = {"sessions": 7, "sessions_per_uid": 3, "first_line_ms": 60000}
 
@@ -530,6 +562,18 @@ class Sessions(Case):
         self.assertError(refused.message(), "quota_exceeded")
         silent[0].close()
         self.until(client, "5 connections, 0 tickets")
+        self.client()
+
+
+class AllSessions(Case):
+    limits = {"sessions": 2}
+
+    def test_sessions_of_all_users_are_bounded(self):
+        clients = [self.client() for _ in range(2)]
+        third = self.client(hello=False)
+        self.assertError(third.message(), "quota_exceeded")
+        clients[0].close()
+        self.until(clients[1], "1 connections, 0 tickets")
         self.client()
 
 

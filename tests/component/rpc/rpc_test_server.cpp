@@ -243,6 +243,7 @@ rpc::ServerOptions options_from(int argc, char** argv) {
         const auto number = static_cast<std::size_t>(std::strtoull(value + 1, nullptr, 10));
         const std::chrono::milliseconds time(number);
         if (name == "in_flight") options.limits.in_flight = number;
+        else if (name == "in_flight_bytes") options.limits.in_flight_bytes_per_uid = number;
         else if (name == "sessions") options.limits.sessions = number;
         else if (name == "sessions_per_uid") options.limits.sessions_per_uid = number;
         else if (name == "queue_bytes") options.limits.queue_bytes = number;

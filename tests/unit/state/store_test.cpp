@@ -13,6 +13,7 @@
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 using namespace pyro;
@@ -429,4 +430,18 @@ TEST_CASE("a full file system is quota_exceeded") {
     }
     ::umount((directories.base + "/state").c_str());
     REQUIRE(code == ErrorCode::quota_exceeded);
+}
+
+TEST_CASE("a daemon killed right after its first write is followed by one that reads it") {
+    Directories directories;
+    const pid_t child = ::fork();
+    REQUIRE(child >= 0);
+    if (child == 0) {
+        Store store(directories.paths());
+        store.insert_machine(machine("m", 1));
+        ::_exit(0);  // nothing is closed: what was written is in the write-ahead log alone
+    }
+    REQUIRE(::waitpid(child, nullptr, 0) == child);
+    Store store(directories.paths());
+    REQUIRE(store.find_machine(Viewer{1}, "m"));
 }

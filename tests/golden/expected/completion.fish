@@ -1,0 +1,101 @@
+# fish completion for pyro, made by `pyro completion fish`. Use: pyro completion fish | source
+
+# The words so far that are no options.
+function __pyro_words
+    set -l plain
+    set -l words (commandline -opc)
+    set -e words[1]
+    for word in $words
+        string match -q -- '-*' $word; or set -a plain $word
+    end
+    printf '%s\n' "$plain"
+end
+function __pyro_at
+    test (__pyro_words) = "$argv"
+end
+function __pyro_in
+    string match -q -- "$argv *" (__pyro_words)" "
+end
+
+complete -c pyro -f
+complete -c pyro -n '__pyro_at' -s V -l version -d 'Show the version'
+complete -c pyro -s h -l help -d 'Show help'
+complete -c pyro -l json -d 'Print one JSON document'
+complete -c pyro -l socket -r -F -d 'Socket of the daemon'
+complete -c pyro -n '__pyro_at' -a env -d 'Environments: list, fetch, inspect and remove what VMs start from.'
+complete -c pyro -n '__pyro_at' -a vm -d 'VMs one step at a time: create, start, exec, stop, delete.'
+complete -c pyro -n '__pyro_at' -a doctor -d 'Check the host: can it boot a guest, and is everything pyro needs in place?'
+complete -c pyro -n '__pyro_at' -a run -d 'Start a microVM from an environment, run one command in it, and clean it up.'
+complete -c pyro -n '__pyro_at' -a demo -d 'Prove the life cycle of a VM: create, start, exec `git --version`, delete; say what each step took.'
+complete -c pyro -n '__pyro_at' -a completion -d 'Print a completion script for a shell.'
+complete -c pyro -n '__pyro_at env' -a list -d 'List the environments of the catalog and of the cache.'
+complete -c pyro -n '__pyro_at env' -a pull -d 'Fetch an environment and build its root disk. An installed one is checked, a broken one repaired.'
+complete -c pyro -n '__pyro_at env' -a inspect -d 'Show one environment: its configuration, layers and files.'
+complete -c pyro -n '__pyro_at env' -a prune -d 'Remove environments that no name and no VM uses, broken installs and leftovers of pulls.'
+complete -c pyro -n '__pyro_at vm' -a create -d 'Create a VM from an environment without starting it. It lives until exec, delete or its TTL.'
+complete -c pyro -n '__pyro_at vm' -a start -d 'Start a created VM and wait until it takes commands.'
+complete -c pyro -n '__pyro_at vm' -a exec -d 'Run one command in a VM, starting it if needed; the VM is removed afterwards.'
+complete -c pyro -n '__pyro_at vm' -a stop -d 'Stop a running VM. Its disk stays until it is deleted or expires.'
+complete -c pyro -n '__pyro_at vm' -a delete -d 'Delete a VM and everything it holds, in whatever state it is.'
+complete -c pyro -n '__pyro_at vm' -a status -d 'Show one VM.'
+complete -c pyro -n '__pyro_at vm' -a network-info -d 'Show the network of a VM.'
+complete -c pyro -n '__pyro_at vm' -a list -d 'List your VMs, newest first.'
+complete -c pyro -n '__pyro_at vm' -a reap-expired -d 'Remove your VMs whose TTL is over now, instead of a moment later.'
+
+complete -c pyro -n '__pyro_in doctor' -l environment -x -a '(pyro __complete environment 2>/dev/null)' -d 'Also check that this environment is installed and complete'
+
+
+complete -c pyro -n '__pyro_in env pull' -l force -d 'Pull again even if it is installed and complete'
+complete -c pyro -n '__pyro_at env pull' -a '(pyro __complete environment 2>/dev/null)'
+
+complete -c pyro -n '__pyro_at env inspect' -a '(pyro __complete environment 2>/dev/null)'
+
+complete -c pyro -n '__pyro_in env prune' -l all -d 'Also remove installed environments that no VM uses'
+
+complete -c pyro -n '__pyro_in run' -l vcpu-count -x -d 'Virtual CPUs'
+complete -c pyro -n '__pyro_in run' -l mem-mib -x -d 'Memory in MiB'
+complete -c pyro -n '__pyro_in run' -l disk-gib -x -d 'Disk size in GiB'
+complete -c pyro -n '__pyro_in run' -l timeout-seconds -x -d 'Time the command may take from its start in the guest; 0: none'
+complete -c pyro -n '__pyro_in run' -l ttl-seconds -x -d 'Time after which the VM is removed whatever it does'
+complete -c pyro -n '__pyro_in run' -l network -d 'Give the VM a network with access to the internet'
+complete -c pyro -n '__pyro_in run' -l allow-host-compat -d 'Where no guest can boot, run in a sandbox on the host instead of failing'
+complete -c pyro -n '__pyro_in run' -s i -l interactive -d 'Pass on standard input'
+complete -c pyro -n '__pyro_in run' -s t -l tty -d 'Give the command a terminal'
+complete -c pyro -n '__pyro_in run' -s e -l env -x -d 'Set an environment variable'
+complete -c pyro -n '__pyro_in run' -s w -l workdir -x -d 'Directory to start in; default: the image\'s'
+complete -c pyro -n '__pyro_in run' -s u -l user -x -d 'User to run as, name or uid[:gid]; default: the image\'s'
+complete -c pyro -n '__pyro_at run' -a '(pyro __complete environment 2>/dev/null)'
+complete -c pyro -n '__pyro_in run; and not __pyro_at run' -F
+
+complete -c pyro -n '__pyro_in vm create' -l vcpu-count -x -d 'Virtual CPUs'
+complete -c pyro -n '__pyro_in vm create' -l mem-mib -x -d 'Memory in MiB'
+complete -c pyro -n '__pyro_in vm create' -l disk-gib -x -d 'Disk size in GiB'
+complete -c pyro -n '__pyro_in vm create' -l ttl-seconds -x -d 'Time after which the VM is removed'
+complete -c pyro -n '__pyro_in vm create' -l network -d 'Give the VM a network with access to the internet'
+complete -c pyro -n '__pyro_in vm create' -l allow-host-compat -d 'Where no guest can boot, use a sandbox on the host instead of failing'
+complete -c pyro -n '__pyro_at vm create' -a '(pyro __complete environment 2>/dev/null)'
+
+complete -c pyro -n '__pyro_at vm start' -a '(pyro __complete vm 2>/dev/null)'
+
+complete -c pyro -n '__pyro_in vm exec' -l timeout-seconds -x -d 'Time the command may take from its start in the guest; 0: none'
+complete -c pyro -n '__pyro_in vm exec' -s i -l interactive -d 'Pass on standard input'
+complete -c pyro -n '__pyro_in vm exec' -s t -l tty -d 'Give the command a terminal'
+complete -c pyro -n '__pyro_in vm exec' -s e -l env -x -d 'Set an environment variable'
+complete -c pyro -n '__pyro_in vm exec' -s w -l workdir -x -d 'Directory to start in; default: the image\'s'
+complete -c pyro -n '__pyro_in vm exec' -s u -l user -x -d 'User to run as, name or uid[:gid]; default: the image\'s'
+complete -c pyro -n '__pyro_at vm exec' -a '(pyro __complete vm 2>/dev/null)'
+complete -c pyro -n '__pyro_in vm exec; and not __pyro_at vm exec' -F
+
+complete -c pyro -n '__pyro_at vm stop' -a '(pyro __complete vm 2>/dev/null)'
+
+complete -c pyro -n '__pyro_at vm delete' -a '(pyro __complete vm 2>/dev/null)'
+
+complete -c pyro -n '__pyro_at vm status' -a '(pyro __complete vm 2>/dev/null)'
+
+complete -c pyro -n '__pyro_at vm network-info' -a '(pyro __complete vm 2>/dev/null)'
+
+
+
+complete -c pyro -n '__pyro_at demo' -a '(pyro __complete environment 2>/dev/null)'
+
+complete -c pyro -n '__pyro_at completion' -a 'bash zsh fish'

@@ -1,0 +1,271 @@
+#compdef pyro
+# zsh completion for pyro, made by `pyro completion zsh`. Use: source <(pyro completion zsh)
+
+_pyro_dynamic() {
+    local -a found
+    local name about
+    while IFS=$'\t' read -r name about; do
+        found+=("${name//:/\\:}:$about")
+    done < <(pyro __complete $1 2>/dev/null)
+    _describe $1 found
+}
+_pyro_environments() { _pyro_dynamic environment }
+_pyro_vms() { _pyro_dynamic vm }
+
+_pyro_doctor() {
+    _arguments -s -S \
+        --environment='[Also check that this environment is installed and complete]:ENV:_pyro_environments' \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]'
+}
+
+_pyro_env_list() {
+    _arguments -s -S \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]'
+}
+
+_pyro_env_pull() {
+    _arguments -s -S \
+        --force'[Pull again even if it is installed and complete]' \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]' \
+        '1:ENVIRONMENT:_pyro_environments'
+}
+
+_pyro_env_inspect() {
+    _arguments -s -S \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]' \
+        '1:ENVIRONMENT:_pyro_environments'
+}
+
+_pyro_env_prune() {
+    _arguments -s -S \
+        --all'[Also remove installed environments that no VM uses]' \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]'
+}
+
+_pyro_run() {
+    _arguments -s -S \
+        --vcpu-count='[Virtual CPUs]:N: ' \
+        --mem-mib='[Memory in MiB]:N: ' \
+        --disk-gib='[Disk size in GiB]:N: ' \
+        --timeout-seconds='[Time the command may take from its start in the guest; 0\: none]:SECONDS: ' \
+        --ttl-seconds='[Time after which the VM is removed whatever it does]:SECONDS: ' \
+        --network'[Give the VM a network with access to the internet]' \
+        --allow-host-compat'[Where no guest can boot, run in a sandbox on the host instead of failing]' \
+        '(-i --interactive)'{-i,--interactive}'[Pass on standard input]' \
+        '(-t --tty)'{-t,--tty}'[Give the command a terminal]' \
+        '*'{-e+,--env=}'[Set an environment variable]:K=V: ' \
+        '(-w --workdir)'{-w+,--workdir=}'[Directory to start in; default\: the image'\''s]:DIR: ' \
+        '(-u --user)'{-u+,--user=}'[User to run as, name or uid\[\:gid\]; default\: the image'\''s]:USER: ' \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]' \
+        '1:ENVIRONMENT:_pyro_environments' \
+        '*::command:_normal'
+}
+
+_pyro_vm_create() {
+    _arguments -s -S \
+        --vcpu-count='[Virtual CPUs]:N: ' \
+        --mem-mib='[Memory in MiB]:N: ' \
+        --disk-gib='[Disk size in GiB]:N: ' \
+        --ttl-seconds='[Time after which the VM is removed]:SECONDS: ' \
+        --network'[Give the VM a network with access to the internet]' \
+        --allow-host-compat'[Where no guest can boot, use a sandbox on the host instead of failing]' \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]' \
+        '1:ENVIRONMENT:_pyro_environments'
+}
+
+_pyro_vm_start() {
+    _arguments -s -S \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]' \
+        '1:VM:_pyro_vms'
+}
+
+_pyro_vm_exec() {
+    _arguments -s -S \
+        --timeout-seconds='[Time the command may take from its start in the guest; 0\: none]:SECONDS: ' \
+        '(-i --interactive)'{-i,--interactive}'[Pass on standard input]' \
+        '(-t --tty)'{-t,--tty}'[Give the command a terminal]' \
+        '*'{-e+,--env=}'[Set an environment variable]:K=V: ' \
+        '(-w --workdir)'{-w+,--workdir=}'[Directory to start in; default\: the image'\''s]:DIR: ' \
+        '(-u --user)'{-u+,--user=}'[User to run as, name or uid\[\:gid\]; default\: the image'\''s]:USER: ' \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]' \
+        '1:VM:_pyro_vms' \
+        '*::command:_normal'
+}
+
+_pyro_vm_stop() {
+    _arguments -s -S \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]' \
+        '1:VM:_pyro_vms'
+}
+
+_pyro_vm_delete() {
+    _arguments -s -S \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]' \
+        '1:VM:_pyro_vms'
+}
+
+_pyro_vm_status() {
+    _arguments -s -S \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]' \
+        '1:VM:_pyro_vms'
+}
+
+_pyro_vm_network_info() {
+    _arguments -s -S \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]' \
+        '1:VM:_pyro_vms'
+}
+
+_pyro_vm_list() {
+    _arguments -s -S \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]'
+}
+
+_pyro_vm_reap_expired() {
+    _arguments -s -S \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]'
+}
+
+_pyro_demo() {
+    _arguments -s -S \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]' \
+        '1:ENVIRONMENT:_pyro_environments'
+}
+
+_pyro_completion() {
+    _arguments -s -S \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]' \
+        '1:SHELL:(bash zsh fish)'
+}
+
+_pyro_env() {
+    local curcontext="$curcontext" state line
+    local -a commands=(
+        'list:List the environments of the catalog and of the cache.'
+        'pull:Fetch an environment and build its root disk. An installed one is checked, a broken one repaired.'
+        'inspect:Show one environment\: its configuration, layers and files.'
+        'prune:Remove environments that no name and no VM uses, broken installs and leftovers of pulls.'
+    )
+    _arguments -C \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]' \
+        '1:command:->command' \
+        '*::argument:->argument'
+    case $state in
+        command) _describe command commands ;;
+        argument)
+            case $words[1] in
+                list) _pyro_env_list ;;
+                pull) _pyro_env_pull ;;
+                inspect) _pyro_env_inspect ;;
+                prune) _pyro_env_prune ;;
+            esac
+            ;;
+    esac
+}
+
+_pyro_vm() {
+    local curcontext="$curcontext" state line
+    local -a commands=(
+        'create:Create a VM from an environment without starting it. It lives until exec, delete or its TTL.'
+        'start:Start a created VM and wait until it takes commands.'
+        'exec:Run one command in a VM, starting it if needed; the VM is removed afterwards.'
+        'stop:Stop a running VM. Its disk stays until it is deleted or expires.'
+        'delete:Delete a VM and everything it holds, in whatever state it is.'
+        'status:Show one VM.'
+        'network-info:Show the network of a VM.'
+        'list:List your VMs, newest first.'
+        'reap-expired:Remove your VMs whose TTL is over now, instead of a moment later.'
+    )
+    _arguments -C \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]' \
+        '1:command:->command' \
+        '*::argument:->argument'
+    case $state in
+        command) _describe command commands ;;
+        argument)
+            case $words[1] in
+                create) _pyro_vm_create ;;
+                start) _pyro_vm_start ;;
+                exec) _pyro_vm_exec ;;
+                stop) _pyro_vm_stop ;;
+                delete) _pyro_vm_delete ;;
+                status) _pyro_vm_status ;;
+                network-info) _pyro_vm_network_info ;;
+                list) _pyro_vm_list ;;
+                reap-expired) _pyro_vm_reap_expired ;;
+            esac
+            ;;
+    esac
+}
+
+_pyro() {
+    local curcontext="$curcontext" state line
+    local -a commands=(
+        'env:Environments\: list, fetch, inspect and remove what VMs start from.'
+        'vm:VMs one step at a time\: create, start, exec, stop, delete.'
+        'doctor:Check the host\: can it boot a guest, and is everything pyro needs in place?'
+        'run:Start a microVM from an environment, run one command in it, and clean it up.'
+        'demo:Prove the life cycle of a VM\: create, start, exec `git --version`, delete; say what each step took.'
+        'completion:Print a completion script for a shell.'
+    )
+    _arguments -C \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]' \
+        '(-V --version)'{-V,--version}'[Show the version]' \
+        '1:command:->command' \
+        '*::argument:->argument'
+    case $state in
+        command) _describe command commands ;;
+        argument)
+            case $words[1] in
+                env) _pyro_env ;;
+                vm) _pyro_vm ;;
+                doctor) _pyro_doctor ;;
+                run) _pyro_run ;;
+                demo) _pyro_demo ;;
+                completion) _pyro_completion ;;
+            esac
+            ;;
+    esac
+}
+
+if [[ $funcstack[1] == _pyro ]]; then _pyro "$@"; else compdef _pyro pyro; fi

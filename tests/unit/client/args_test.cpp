@@ -1,0 +1,142 @@
+#include "client/cli/args.hpp"
+#include "client/cli/commands.hpp"
+#include "proto/api.hpp"
+#include "proto/codec.hpp"
+#include "tests/support/catch.hpp"
+
+#include <cstring>
+
+using namespace pyro;
+using namespace pyro::client;
+using nlohmann::json;
+using Words = std::vector<std::string>;
+
+namespace {
+const char* fake_environment(const char* name) {
+    if (std::strcmp(name, "HERE") == 0) return "value";
+    if (std::strcmp(name, "LATIN") == 0) return "\xe9";
+    return nullptr;
+}
+
+Invocation parsed(const Words& words) { return parse_args(words, fake_environment); }
+json argv_of(const Words& words) { return parsed(words).params.value("argv", json()); }
+
+std::string refused(const Words& words) {
+    try {
+        parsed(words);
+    } catch (const UsageError& e) {
+        return e.message();
+    }
+    return "taken";
+}
+}  // namespace
+
+TEST_CASE("the command of run begins behind the environment and keeps its borders") {
+    const json ls{"ls", "-la"};
+    CHECK(argv_of({"run", "debian:12", "ls", "-la"}) == ls);
+    CHECK(argv_of({"run", "debian:12", "--", "ls", "-la"}) == ls);
+    CHECK(argv_of({"run", "--mem-mib", "512", "debian:12", "ls", "-la"}) == ls);
+    CHECK(argv_of({"run", "debian:12", "--mem-mib", "512", "ls", "-la"}) == ls);
+    CHECK(argv_of({"run", "debian:12", "--mem-mib=512", "-e", "A=B", "-eC=D", "ls", "-la"}) == ls);
+    CHECK(argv_of({"run", "-it", "-w", "/x", "debian:12", "ls", "-la"}) == ls);
+    CHECK(argv_of({"run", "-ie", "A=1", "debian:12", "ls", "-la"}) == ls);
+    CHECK(argv_of({"run", "--", "debian:12", "ls", "-la"}) == ls);
+    CHECK(argv_of({"--json", "--socket", "/s", "run", "debian:12", "ls", "-la"}) == ls);
+    CHECK(argv_of({"run", "debian:12", "--", "--help"}) == json{"--help"});
+    CHECK(argv_of({"run", "debian:12", "ls", "--", "--json", "--help"}) == json{"ls", "--", "--json", "--help"});
+    CHECK(argv_of({"run", "debian:12", "sh", "-c", "echo 'a  b' $X", "", "\n"}) == json{"sh", "-c", "echo 'a  b' $X", "", "\n"});
+    CHECK(argv_of({"run", "debian:12", "--", "--"}) == json{"--"});
+    CHECK(argv_of({"run", "debian:12", "-"}) == json{"-"});
+    CHECK(argv_of({"vm", "exec", "vm-1", "--timeout-seconds", "5", "run", "env", "list"}) == json{"run", "env", "list"});
+    CHECK(argv_of({"run", "debian:12"}).is_null());
+    CHECK(argv_of({"run", "debian:12", "--"}).is_null());
+    CHECK_FALSE(parsed({"run", "debian:12", "ls", "--json"}).globals.json);
+}
+
+TEST_CASE("options become fields") {
+    const auto call = parsed({"run", "-it", "-e", "A=1", "--env", "B=x=y", "-e", "HERE", "-e", "NOT_SET", "-e", "E=", "-u", "root", "--vcpu-count=2", "--network", "debian:12"});
+    CHECK(call.verb->words == "run");
+    CHECK(call.params == json{{"environment", "debian:12"}, {"interactive", true}, {"tty", true}, {"env", {{"A", "1"}, {"B", "x=y"}, {"HERE", "value"}, {"E", ""}}},
+                              {"user", "root"}, {"vcpu_count", 2}, {"network", true}});
+    CHECK(call.given.contains("vcpu_count"));
+    CHECK_FALSE(call.given.contains("timeout_seconds"));
+    CHECK(parsed({"run", "--mem-mib", "256", "--mem-mib", "512", "x"}).params["mem_mib"] == 512);
+    CHECK(parsed({"run", "-e", "A=1", "-e", "A=2", "x"}).params["env"]["A"] == "2");
+    CHECK(parsed({"env", "pull", "--force", "[a,b]"}).params == json{{"environment", "[a,b]"}, {"force", true}});
+    CHECK(parsed({"env", "pull", "--", "-x"}).params["environment"] == "-x");
+    CHECK(parsed({"env", "list", "--json"}).globals.json);
+    CHECK(parsed({"env", "--socket", "/a", "list"}).globals.socket == "/a");
+    CHECK(parsed({"env", "list", "--socket=/b"}).globals.socket == "/b");
+    CHECK(parsed({"doctor", "--environment", "x"}).params == json{{"environment", "x"}});
+    CHECK(parsed({"demo"}).params == json::object());
+    CHECK(parsed({"completion", "zsh"}).params["shell"] == "zsh");
+}
+
+TEST_CASE("usage errors name the flag and the bound") {
+    CHECK(refused({"run", "--mem-mib", "1", "x"}) == "--mem-mib: must be at least 128 and at most 262144");
+    CHECK(refused({"run", "--mem-mib", "1e3", "x"}) == "--mem-mib: expected an integer, got \"1e3\"");
+    CHECK(refused({"run", "--mem-mib", "", "x"}) == "--mem-mib: expected an integer, got \"\"");
+    CHECK(refused({"run", "--mem-mib", "99999999999999999999", "x"}) == "--mem-mib: is out of range: 99999999999999999999");
+    CHECK(refused({"run", "--timeout-seconds", "-1", "x"}) == "--timeout-seconds: must be at least 0 and at most 86400");
+    CHECK(refused({"run", ""}) == "ENVIRONMENT: must not be empty");
+    CHECK(refused({"run", std::string(513, 'x')}) == "ENVIRONMENT: at most 512 bytes");
+    CHECK(refused({"run"}) == "ENVIRONMENT: is missing");
+    CHECK(refused({"run", "x", "a", "\xff"}) == "CMD: is not valid UTF-8");
+    CHECK(refused({"run", "-e", "=1", "x"}) == "--env: expected K=V, got \"=1\"");
+    CHECK(refused({"run", "-e", "LATIN", "x"}) == "--env: is not valid UTF-8");
+    CHECK(refused({"run", "--memory", "1", "x"}) == "unknown option --memory");
+    CHECK(refused({"vm", "status", "a", "b"}) == "unexpected argument \"b\"");
+    CHECK(refused({"vm", "frob"}) == "unknown command \"vm frob\"");
+    CHECK(refused({"frob", "run"}) == "unknown command \"frob\"");
+    CHECK(refused({"vm"}) == "pyro vm needs a command");
+    CHECK(refused({"completion", "tcsh"}) == "SHELL: not one of bash, zsh, fish");
+    CHECK(refused({"run", "--rows", "3", "x"}) == "unknown option --rows");
+    CHECK(refused({"run", "--command", "ls", "x"}) == "unknown option --command");
+}
+
+TEST_CASE("help and version win over what is missing") {
+    CHECK(parsed({}).what == Invocation::What::help);
+    CHECK(parsed({"--version"}).what == Invocation::What::version);
+    CHECK(parsed({"-V"}).what == Invocation::What::version);
+    CHECK(parsed({"run", "--help"}).topic == "run");
+    CHECK(parsed({"vm", "-h"}).topic == "vm");
+    CHECK(parsed({"env", "pull", "x", "y", "--help"}).what == Invocation::What::help);
+    CHECK(parsed({"run", "--help", "x", "ls"}).what == Invocation::What::help);
+    CHECK(parsed({"run", "x", "ls", "--help"}).what == Invocation::What::call);
+}
+
+TEST_CASE("every method with words on the command line is a command") {
+    for (const proto::MethodInfo& method : proto::Api::list()) {
+        if (method.traits.cli.empty()) continue;
+        const Verb* verb = find_verb(method.traits.cli);
+        REQUIRE(verb);
+        CHECK(verb->method == &method);
+        const auto space = method.traits.cli.find(' ');
+        if (space == std::string_view::npos) continue;
+        const auto first = method.traits.cli.substr(0, space);
+        CHECK(std::any_of(groups().begin(), groups().end(), [&](const Group& group) { return group.name == first; }));
+    }
+}
+
+TEST_CASE("an ended command is an exit status, a footer and a report") {
+    proto::ExecResult result;
+    result.environment = "debian:12";
+    result.duration_ms = 5;
+    result.exit_code = 7;
+    CHECK(exit_status(result) == 7);
+    CHECK(run_footer(result) == "[run] environment=debian:12 execution_mode=guest_tcg exit_code=7 duration_ms=5\n");
+    result.exit_code.reset();
+    CHECK(exit_status(result) == 125);
+    result.signal = 11;
+    CHECK(exit_status(result) == 139);
+    result.oom = true;
+    result.timed_out = true;
+    CHECK(exit_status(result) == 124);
+    CHECK(run_footer(result) == "[run] environment=debian:12 execution_mode=guest_tcg signal=11 timed_out=true oom=true duration_ms=5\n");
+    Capture out(4), err;
+    out.add("abcdef");
+    const auto report = report_of(result, out, err);
+    CHECK(report.truncated);
+    CHECK(report.stdout_text == "ab\n[2 bytes left out]\nef");
+    CHECK(report.signal == 11);
+}
