@@ -20,7 +20,7 @@ using Clock = std::chrono::steady_clock;
 
 namespace {
 
-constexpr std::size_t out_size = 64 << 20, in_size = 32 << 20;
+constexpr std::size_t out_size = 64 << 20, in_size = 128 << 20;
 
 double rate(std::size_t bytes, Clock::time_point since) {
     return static_cast<double>(bytes) / (1 << 20) / std::chrono::duration<double>(Clock::now() - since).count();
@@ -80,7 +80,7 @@ io::Task<void> agent_rates(std::string socket, std::vector<double>& out, std::ve
         if (bytes != out_size) std::exit(1);
         out.push_back(rate(out_size, since));
 
-        spec.argv = {"/bin/sh", "-c", "exec cat > /dev/null"};
+        spec.argv = {"dd", "of=/dev/null", "bs=64k"};
         spec.has_stdin = true;
         session = channel.exec(spec);
         co_await session->started(stop);

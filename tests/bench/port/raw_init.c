@@ -1,5 +1,5 @@
 /* The virtio-serial port with nothing around it: what the agent's streams are measured against.
- * 'o' makes it write 64 MiB, 'z' the same but read from /dev/zero first, 'i' (and a digit: the reads are 1 KiB << digit) makes it read 32 MiB and answer. */
+ * 'o' makes it write 64 MiB, 'z' the same but read from /dev/zero first, 'i' (and a digit: the reads are 1 KiB << digit) makes it read 128 MiB and answer. */
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
@@ -34,7 +34,7 @@ int main(void) {
                 if (n > 0) left -= n;
             }
         } else {
-            for (size_t left = 32 << 20; left;) {
+            for (size_t left = 128 << 20; left;) {
                 ssize_t n = read(port, buffer, 1024u << (order[1] - '0'));
                 if (n > 0) left -= n;
             }
