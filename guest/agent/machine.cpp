@@ -70,7 +70,7 @@ void complete_dev() {
 }
 
 void prepare_cgroups() {
-    write_file("/sys/fs/cgroup/cgroup.subtree_control", "+memory +pids +cpu", O_WRONLY);
+    write_file("/sys/fs/cgroup/cgroup.subtree_control", "+memory +pids", O_WRONLY);
     if (::mkdir(exec_cgroups, 0755) != 0 && errno != EEXIST) throw Error::from_errno(std::string("create ") + exec_cgroups);
     write_file(std::string(exec_cgroups) + "/cgroup.subtree_control", "+memory +pids", O_WRONLY);
     // A fork bomb leaves room for what the agent and the kernel have to start.
