@@ -148,11 +148,10 @@ bool decode_record(std::string_view bytes, T& record) {
 
 }  // namespace
 
-void append_frame(std::string& to, std::uint64_t connection, FrameType type, std::uint32_t stream, std::uint64_t offset,
-                  std::string_view head, std::string_view payload) {
-    const std::size_t length = head.size() + payload.size();
+FrameEnds frame_ends(std::uint64_t connection, FrameType type, std::uint32_t stream, std::uint64_t offset, std::size_t length) {
     PYRO_CHECK(length <= max_payload);
-    char header[header_size];
+    FrameEnds ends;
+    char* const header = ends.header;
     put(header, frame_magic);
     header[4] = static_cast<char>(generation);
     header[5] = static_cast<char>(type);
@@ -163,14 +162,14 @@ void append_frame(std::string& to, std::uint64_t connection, FrameType type, std
     put(header + 28, static_cast<std::uint32_t>(length));
     const std::uint32_t check = header_check(header);
     put(header + 32, check);
-    char trailer[trailer_size];
-    put(trailer, trailer_of(check));
-    to.append(header, header_size).append(head).append(payload).append(trailer, trailer_size);
+    put(ends.trailer, trailer_of(check));
+    return ends;
 }
 
 void append_frame(std::string& to, std::uint64_t connection, FrameType type, std::uint32_t stream, std::uint64_t offset,
                   std::string_view payload) {
-    append_frame(to, connection, type, stream, offset, {}, payload);
+    const FrameEnds ends = frame_ends(connection, type, stream, offset, payload.size());
+    to.append(ends.header, header_size).append(payload).append(ends.trailer, trailer_size);
 }
 
 std::string resynchronisation() { return std::string(max_payload + frame_overhead, '\0'); }
@@ -178,13 +177,14 @@ std::string resynchronisation() { return std::string(max_payload + frame_overhea
 FrameDecoder::FrameDecoder(std::uint64_t connection, bool follow_attach) : connection_(connection), follow_attach_(follow_attach) {}
 
 std::span<char> FrameDecoder::prepare(std::size_t size) {
-    if (begin_ == end_) begin_ = end_ = 0;
-    if (buffer_.size() - end_ < size) {
+    // Little is moved at once, so that a stream of frames keeps to the same few pages; much, only for want of room.
+    constexpr std::size_t little = 4096;
+    if (begin_ > 0 && (end_ - begin_ <= little || buffer_.size() - end_ < size)) {
         std::memmove(buffer_.data(), buffer_.data() + begin_, end_ - begin_);
         end_ -= begin_;
         begin_ = 0;
-        if (buffer_.size() - end_ < size) buffer_.resize(end_ + size);
     }
+    if (buffer_.size() - end_ < size) buffer_.resize(end_ + size);
     return std::span<char>(buffer_).subspan(end_);
 }
 

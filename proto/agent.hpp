@@ -71,12 +71,16 @@ struct Frame {
     std::string_view payload;  // into the decoder's buffer: valid until the decoder is used again
 };
 
+// What goes before and after `length` bytes of payload, for who lays the frame out himself.
+struct FrameEnds {
+    char header[header_size];
+    char trailer[trailer_size];
+};
+FrameEnds frame_ends(std::uint64_t connection, FrameType type, std::uint32_t stream, std::uint64_t offset, std::size_t length);
+
 // Appends one frame. The payload must not be longer than max_payload (a bug of the caller's, checked).
 void append_frame(std::string& to, std::uint64_t connection, FrameType type, std::uint32_t stream, std::uint64_t offset,
                   std::string_view payload = {});
-// The same with the payload in two pieces, so that a tag need not be copied in front of bytes.
-void append_frame(std::string& to, std::uint64_t connection, FrameType type, std::uint32_t stream, std::uint64_t offset,
-                  std::string_view head, std::string_view payload);
 
 // What a host sends before `attach` on a channel that was used before: long enough to complete any frame that was cut.
 std::string resynchronisation();

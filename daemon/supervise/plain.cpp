@@ -10,6 +10,7 @@
 #include <sstream>
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -56,6 +57,12 @@ std::optional<ProcessIdentity> identify(pid_t pid) {
 
 namespace {
 
+// Also of a process that its parent has not collected, which signals still find.
+bool has_ended(int pidfd) noexcept {
+    pollfd ready{pidfd, POLLIN, 0};
+    return ::poll(&ready, 1, 0) == 1;
+}
+
 UniqueFd open_pidfd(pid_t pid) { return UniqueFd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0))); }
 
 class PlainProcess final : public Process {
@@ -85,7 +92,7 @@ public:
     }
 
 private:
-    bool alive() const noexcept { return ::syscall(SYS_pidfd_send_signal, pidfd_.get(), 0, nullptr, 0) == 0; }
+    bool alive() const noexcept { return !has_ended(pidfd_.get()); }
 
     void collect() noexcept {
         if (status_) return;
@@ -162,7 +169,7 @@ public:
         UniqueFd pidfd = open_pidfd(identity.pid);
         if (!pidfd) return nullptr;
         // Compared after the pidfd was opened: what has this start time now is what the pidfd means, or that has ended.
-        if (identify(identity.pid) != identity) return nullptr;
+        if (identify(identity.pid) != identity || has_ended(pidfd.get())) return nullptr;
         return std::make_shared<PlainProcess>(cgroups_, scope.name, identity, std::move(pidfd), false);
     }
 

@@ -30,14 +30,25 @@ constexpr std::size_t port_write = 32 << 10;
 constexpr std::size_t port_read = 64 << 10;
 constexpr std::size_t read_budget = 1 << 20;
 
+// The largest ExitStatus, both ends of output, and their frames.
+constexpr std::size_t reserved_for_events = 1536;
+
 // Tags of the epoll set: an exec's descriptors have its number in the upper half.
 enum Tag : std::uint64_t { tag_port = 16, tag_children, tag_listener, tag_wake };
+
+// The C library's copy uses vector registers, whose emulation is several times slower than the string instructions'.
+void copy_bytes(char* to, const char* from, std::size_t count) {
+    std::size_t words = count / 8, rest = count % 8;
+    asm volatile("rep movsq" : "+D"(to), "+S"(from), "+c"(words) : : "memory");
+    asm volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(rest) : : "memory");
+}
 
 char output_tag(Output which) { return static_cast<char>(which); }
 
 }  // namespace
 
-Agent::Agent(Surroundings surroundings) : surroundings_(std::move(surroundings)), epoll_(::epoll_create1(EPOLL_CLOEXEC)) {
+Agent::Agent(Surroundings surroundings) : surroundings_(std::move(surroundings)), epoll_(::epoll_create1(EPOLL_CLOEXEC)),
+      out_(std::make_unique<char[]>(port_write)) {
     sigset_t children;
     ::sigemptyset(&children);
     ::sigaddset(&children, SIGCHLD);
@@ -64,7 +75,7 @@ Agent::~Agent() = default;
 
 void Agent::use_port(UniqueFd port) {
     port_ = std::move(port);
-    out_.clear(), out_at_ = 0;
+    out_at_ = out_end_ = 0;
     epoll_event event{};
     // Edges: a port whose host is away reports a hang-up for as long as it lasts.
     event.events = EPOLLIN | EPOLLOUT | EPOLLET;
@@ -179,19 +190,29 @@ void Agent::read_port() {
 
 void Agent::write_port() {
     while (writable_) {
-        if (out_at_ == out_.size()) {
-            out_.clear(), out_at_ = 0;
+        if (out_at_ == out_end_) {
+            out_at_ = out_end_ = 0;
             fill();
-            if (out_.empty()) return;
+            if (out_end_ == 0) return;
         }
-        const ssize_t n = ::write(port_.get(), out_.data() + out_at_, std::min(out_.size() - out_at_, port_write));
+        const ssize_t n = ::write(port_.get(), out_.get() + out_at_, out_end_ - out_at_);
         if (n > 0) out_at_ += static_cast<std::size_t>(n);
         else if (n == 0 || errno != EINTR) writable_ = false;  // full, or the host is away
     }
 }
 
-void Agent::send(FrameType type, std::uint32_t stream, std::uint64_t offset, std::string_view payload) {
-    wire::append_frame(out_, decoder_.connection(), type, stream, offset, payload);
+std::size_t Agent::out_room() const noexcept {
+    const std::size_t left = port_write - out_end_;
+    return left > wire::frame_overhead ? left - wire::frame_overhead : 0;
+}
+
+void Agent::send(FrameType type, std::uint32_t stream, std::uint64_t offset, std::string_view head, std::string_view bytes) {
+    PYRO_CHECK(head.size() + bytes.size() <= out_room());
+    const wire::FrameEnds ends = wire::frame_ends(decoder_.connection(), type, stream, offset, head.size() + bytes.size());
+    for (const std::string_view piece : {std::string_view(ends.header, wire::header_size), head, bytes, std::string_view(ends.trailer, wire::trailer_size)}) {
+        copy_bytes(out_.get() + out_end_, piece.data(), piece.size());
+        out_end_ += piece.size();
+    }
 }
 
 void Agent::fill() {
@@ -231,7 +252,7 @@ void Agent::fill() {
         }
     };
     auto at = execs_.upper_bound(next_turn_);
-    for (std::size_t left = execs_.size(); left > 0 && out_.size() < port_write / 2; --left) {
+    for (std::size_t left = execs_.size(); left > 0 && out_room() > port_write / 2; --left) {
         if (at == execs_.end()) at = execs_.begin();
         next_turn_ = at->first;
         serve(*at->second);
@@ -242,9 +263,10 @@ void Agent::fill() {
 void Agent::fill_output(Exec& exec, Output which) {
     Exec::Output& output = exec.output(which);
     const char tag = output_tag(which);
-    if (output.sent < output.ring.end() && out_.size() + wire::frame_overhead + 512 < port_write) {
-        const std::string_view bytes = output.ring.at(output.sent, port_write - out_.size() - wire::frame_overhead - 1);
-        wire::append_frame(out_, decoder_.connection(), FrameType::output, exec.number(), output.sent, {&tag, 1}, bytes);
+    // Room is left for the frames of the events that may follow.
+    if (output.sent < output.ring.end() && out_room() > reserved_for_events + 512) {
+        const std::string_view bytes = output.ring.at(output.sent, out_room() - reserved_for_events - 1);
+        send(FrameType::output, exec.number(), output.sent, {&tag, 1}, bytes);
         output.sent += bytes.size();
     }
     if (output.end_pending && output.ended() && output.sent == output.ring.end()) {
@@ -295,7 +317,7 @@ void Agent::on_frame(const Frame& frame) {
 void Agent::on_attach(const Frame& frame) {
     wire::Attach attach;
     if (!wire::decode(frame.payload, attach)) return;
-    out_.clear(), out_at_ = 0;
+    out_at_ = out_end_ = 0;
     spec_.clear(), spec_of_ = 0;
     hello_pending_ = true;
     ready_pending_ = started_;

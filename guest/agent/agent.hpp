@@ -39,7 +39,8 @@ private:
     void write_port();
     void fill();                                     // the next frames into out_
     void fill_output(Exec& exec, proto::agent::Output which);
-    void send(proto::agent::FrameType type, std::uint32_t stream, std::uint64_t offset, std::string_view payload = {});
+    std::size_t out_room() const noexcept;           // for a payload
+    void send(proto::agent::FrameType type, std::uint32_t stream, std::uint64_t offset, std::string_view head, std::string_view bytes = {});
 
     void on_frame(const proto::agent::Frame& frame);
     void on_attach(const proto::agent::Frame& frame);
@@ -63,8 +64,9 @@ private:
     std::map<std::uint32_t, std::unique_ptr<Exec>> execs_;
     std::vector<std::string> left_cgroups_;          // of released execs, until empty
     std::uint32_t next_turn_ = 0;                    // whose output goes first
-    std::string out_;
-    std::size_t out_at_ = 0;
+    // Whole frames on their way to the port: at most port_write bytes, so that they are one buffer of its driver.
+    std::unique_ptr<char[]> out_;
+    std::size_t out_at_ = 0, out_end_ = 0;
 };
 
 }  // namespace pyro::guest

@@ -30,7 +30,7 @@ std::string kernel_command_line() {
     double mhz = 0;
     for (std::string line; std::getline(cpuinfo, line) && mhz == 0;)
         if (line.starts_with("cpu MHz")) mhz = std::strtod(line.c_str() + line.find(':') + 1, nullptr);
-    return "console=ttyS0 quiet reboot=t panic=-1 lapic_timer_khz=1000000 tsc=reliable tsc_early_khz=" + std::to_string(static_cast<long>(mhz * 1000));
+    return "console=ttyS0 quiet reboot=t panic=-1 lapic_timer_khz=1000000 tsc=reliable tsc_early_khz=" + std::to_string(static_cast<long>(mhz * 1000)) + " " + (std::getenv("PYRO_TEST_APPEND") ? std::getenv("PYRO_TEST_APPEND") : "");
 }
 
 Vm::Vm(int mem_mib, std::vector<std::string> extra) {
@@ -42,7 +42,7 @@ Vm::Vm(int mem_mib, std::vector<std::string> extra) {
     std::filesystem::copy_file(files.root, folder_ + "/root.ext4");
     listener_ = io::listen_unix(socket_, 0600);
     std::vector<std::string> argv{
-        "qemu-system-x86_64", "-accel", "tcg,tb-size=64", "-cpu", "max,la57=off", "-M", "microvm,acpi=off", "-m", std::to_string(mem_mib), "-smp", "1",
+        "qemu-system-x86_64", "-accel", "tcg,tb-size=64", "-cpu", std::getenv("PYRO_TEST_CPU") ? std::getenv("PYRO_TEST_CPU") : "max,la57=off", "-M", "microvm,acpi=off", "-m", std::to_string(mem_mib), "-smp", "1",
         "-kernel", files.kernel, "-initrd", files.initramfs, "-append", kernel_command_line(), "-nodefaults", "-no-user-config", "-display", "none",
         "-no-reboot", "-serial", "file:" + folder_ + "/console", "-drive", "if=none,id=disk,format=raw,file=" + folder_ + "/root.ext4",
         "-device", "virtio-blk-device,drive=disk", "-chardev", "socket,id=agent,server=on,wait=off,fd=" + std::to_string(listener_.get()),

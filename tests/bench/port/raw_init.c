@@ -1,0 +1,42 @@
+/* The virtio-serial port with nothing around it: what the agent's streams are measured against.
+ * 'o' makes it write 64 MiB, 'i' (and a digit: the reads are 1 KiB << digit) makes it read 32 MiB and answer. */
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static char buffer[1 << 20];
+
+int main(void) {
+    int port = -1;
+    mkdir("/dev", 0755);
+    mount("devtmpfs", "/dev", "devtmpfs", 0, 0);
+    while (port < 0)
+        for (int i = 0; i < 4 && port < 0; ++i) {
+            char name[32];
+            snprintf(name, sizeof name, "/dev/vport%dp1", i);
+            port = open(name, O_RDWR);
+            if (port < 0) usleep(1000);
+        }
+    for (;;) {
+        char order[2];
+        if (read(port, order, 2) != 2) {
+            usleep(1000);
+            continue;
+        }
+        if (order[0] == 'o') {
+            for (size_t left = 64 << 20; left;) {
+                ssize_t n = write(port, buffer, left < 32768 ? left : 32768);
+                if (n > 0) left -= n;
+            }
+        } else {
+            for (size_t left = 32 << 20; left;) {
+                ssize_t n = read(port, buffer, 1024u << (order[1] - '0'));
+                if (n > 0) left -= n;
+            }
+            if (write(port, "k", 1) != 1) return 1;
+        }
+    }
+}

@@ -1,0 +1,214 @@
+// The real agent as an ordinary process on a socket, behind a relay that cuts the connection wherever it is told to.
+#include "daemon/agent/channel.hpp"
+#include "daemon/io/event.hpp"
+#include "daemon/io/task_group.hpp"
+#include "tests/support/catch.hpp"
+#include "tests/support/run_coro.hpp"
+
+#include <csignal>
+#include <fcntl.h>
+#include <filesystem>
+#include <limits>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+using namespace pyro;
+using namespace std::chrono_literals;
+using agent::Channel;
+using agent::ExecSession;
+using proto::agent::Output;
+namespace wire = proto::agent;
+
+namespace {
+
+constexpr std::size_t no_cut = std::numeric_limits<std::size_t>::max();
+const std::stop_token never;
+
+class AgentProcess {
+public:
+    AgentProcess() {
+        char name[] = "/tmp/pyro-agent-XXXXXX";
+        REQUIRE(::mkdtemp(name));
+        folder_ = name;
+        UniqueFd listener = io::listen_unix(socket(), 0600);
+        pid_ = ::fork();
+        if (pid_ == 0) {
+            ::fcntl(listener.get(), F_SETFD, 0);
+            const std::string fd = std::to_string(listener.get());
+            ::execl(PYRO_GUEST_PROGRAM, "pyro-guest", "--listen", fd.c_str(), nullptr);
+            ::_exit(127);
+        }
+    }
+    ~AgentProcess() {
+        ::kill(pid_, SIGKILL);
+        ::waitpid(pid_, nullptr, 0);
+        std::filesystem::remove_all(folder_);
+    }
+    std::string socket() const { return folder_ + "/agent"; }
+
+private:
+    std::string folder_;
+    pid_t pid_ = -1;
+};
+
+// Carries bytes both ways until one direction has carried its share; then both ends see the end of the connection.
+class Relay {
+public:
+    Relay(io::Executor executor, io::Stream host, io::Stream guest, std::size_t to_guest, std::size_t to_host)
+        : host_(std::move(host)), guest_(std::move(guest)), group_(executor) {
+        group_.spawn(carry(host_, guest_, to_guest));
+        group_.spawn(carry(guest_, host_, to_host));
+    }
+    io::Task<void> close() {
+        group_.stop();
+        host_.close(), guest_.close();
+        co_await group_.join();
+    }
+
+private:
+    io::Task<void> carry(io::Stream& from, io::Stream& to, std::size_t share) {
+        std::vector<char> buffer(65536);
+        try {
+            while (share > 0) {
+                const std::span<char> space(buffer.data(), std::min(buffer.size(), share));
+                const std::size_t count = co_await from.read_some(space, group_.token());
+                if (count == 0) break;
+                share -= count;
+                std::string bytes(buffer.data(), count);
+                co_await to.write_all(std::move(bytes), group_.token());
+            }
+        } catch (const Error&) {
+            // The other direction ended it.
+        }
+        host_.close(), guest_.close();
+    }
+
+    io::Stream host_, guest_;
+    io::TaskGroup group_;
+};
+
+struct Link {
+    std::unique_ptr<Relay> relay;
+    std::unique_ptr<Channel> channel;
+    io::Task<void> close() {
+        co_await channel->close();
+        co_await relay->close();
+    }
+};
+
+io::Task<Link> link(std::string socket, std::optional<agent::Resumption> resumption, std::size_t to_guest = no_cut, std::size_t to_host = no_cut) {
+    io::Executor executor = co_await io::this_executor();
+    io::Stream guest = co_await io::Stream::connect(socket, never);
+    int fds[2];
+    REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) == 0);
+    Link made;
+    made.relay = std::make_unique<Relay>(executor, io::Stream(executor, UniqueFd(fds[1])), std::move(guest), to_guest, to_host);
+    made.channel = std::make_unique<Channel>(executor, io::Stream(executor, UniqueFd(fds[0])), std::move(resumption));
+    co_return std::move(made);
+}
+
+agent::ExecSpec shell(std::string script) {
+    agent::ExecSpec spec;
+    spec.argv = {"/bin/sh", "-c", std::move(script)};
+    spec.cwd = "/";
+    return spec;
+}
+
+// Reads to the end, or to the end of the connection.
+io::Task<bool> drain(std::shared_ptr<ExecSession> session, std::string& out, std::string& err) {
+    try {
+        while (std::optional<agent::Chunk> chunk = co_await session->read(never)) {
+            std::string& to = chunk->stream == Output::out ? out : err;
+            REQUIRE(chunk->offset == to.size());
+            to += chunk->bytes;
+        }
+        wire::ExitStatus status = co_await session->exited(never);
+        REQUIRE(status.exit_code == 4);
+        co_return true;
+    } catch (const Error&) {
+        co_return false;
+    }
+}
+
+}  // namespace
+
+TEST_CASE("output is neither lost nor doubled wherever the connection to the host is cut") {
+    bool whole = false;
+    std::size_t cut = 1;  // without a byte back, the guest need not have had the command
+    for (; !whole; ++cut) {
+        AgentProcess process;
+        test::run_coro([&]() -> io::Task<void> {
+            std::string out, err;
+            Link cutting = co_await link(process.socket(), std::nullopt, no_cut, cut);
+            const agent::Identity identity;
+            cutting.channel->start(identity);
+            std::shared_ptr<ExecSession> session = cutting.channel->exec(shell("echo to-stdout; echo to-stderr >&2; echo more; exit 4"));
+            whole = co_await drain(session, out, err);
+            const std::uint32_t id = session->id();
+            co_await cutting.close();
+
+            agent::Resumption resumption;
+            wire::Attach::Resume mine;
+            mine.exec = id, mine.out = out.size(), mine.err = err.size();
+            resumption.execs.push_back(mine);
+            Link after = co_await link(process.socket(), resumption);
+            std::shared_ptr<ExecSession> again = after.channel->adopt(id);
+            const bool ended = co_await drain(again, out, err);
+            INFO("cut after " << cut << " bytes");
+            REQUIRE(ended);
+            REQUIRE(out == "to-stdout\nmore\n");
+            REQUIRE(err == "to-stderr\n");
+            co_await after.close();
+        });
+    }
+    REQUIRE(cut > 300);  // every byte of hello, start, output, ends and status was an end once
+}
+
+TEST_CASE("commands and input are neither lost nor doubled wherever the connection to the guest is cut") {
+    const std::string data = "first line\nsecond line\n";
+    bool whole = false;
+    std::size_t cut = 1;
+    for (; !whole; ++cut) {
+        AgentProcess process;
+        test::run_coro([&]() -> io::Task<void> {
+            const agent::Identity identity;
+            const agent::ExecSpec spec = shell("cat; exit 4");
+            std::string out, err;
+            Link cutting = co_await link(process.socket(), std::nullopt, cut, no_cut);
+            cutting.channel->start(identity);
+            std::shared_ptr<ExecSession> session = cutting.channel->exec(spec);
+            co_await session->write_stdin(data, never);
+            session->close_stdin();
+            whole = co_await drain(session, out, err);
+            co_await cutting.close();
+
+            agent::Resumption resumption;
+            Link after = co_await link(process.socket(), resumption);
+            wire::Hello hello = co_await after.channel->hello(never);
+            INFO("cut after " << cut << " bytes");
+            REQUIRE(hello.execs.size() <= 1);
+            if (!hello.started) after.channel->start(identity);
+            std::shared_ptr<ExecSession> again;
+            std::size_t taken = 0;
+            if (hello.execs.empty()) {
+                again = after.channel->exec(spec);
+                out.clear();
+            } else {
+                again = after.channel->adopt(hello.execs.front().exec);
+                taken = static_cast<std::size_t>(hello.execs.front().input_taken);
+                REQUIRE(taken <= data.size());
+                REQUIRE(hello.execs.front().out_from == 0);
+                out.clear();  // nothing was acknowledged: all of it comes again to who asks from the start
+            }
+            std::string rest = data.substr(taken);
+            co_await again->write_stdin(std::move(rest), never);
+            again->close_stdin();
+            const bool ended = co_await drain(again, out, err);
+            REQUIRE(ended);
+            REQUIRE(out == data);
+            co_await after.close();
+        });
+    }
+    REQUIRE(cut > 300);
+}
