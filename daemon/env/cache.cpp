@@ -749,11 +749,23 @@ io::Task<EnvironmentManifest> EnvironmentCache::build(std::string job_id, std::v
             manifest.root_size = result.at("size").get<std::uint64_t>();
             manifest.root_allocated = result.at("allocated").get<std::uint64_t>();
             manifest.root_digest = Digest::parse(text_of(result, "digest"));
-            if (manifest.digest.empty())  // its own identity, told apart from any registry's manifest
-                manifest.digest = Digest::of("pyro environment\n" + std::string(to_string(manifest.source)) + "\n" + manifest.name + "\n" +
-                                             text_of(result.at("layers").at(0), "diff_id") + "\n");
+            if (manifest.digest.empty()) {  // an identity of its own, told apart from any registry's manifest
+                const Digest tar = Digest::parse(text_of(result.at("layers").at(0), "diff_id"));
+                manifest.digest = Digest::of("pyro environment\n" + std::string(to_string(manifest.source)) + "\n" + manifest.name + "\n" + tar.str() + "\n");
+                manifest.layers.push_back(LayerInfo{tar, result.at("layers").at(0).at("unpacked").get<std::uint64_t>()});
+            }
         } catch (const json::exception&) {
             throw Error(ErrorCode::environment_invalid, "the image worker's answer does not fit", "pull again; see the daemon's log");
+        }
+        if (manifest.source == Source::debian_archive) {  // its one layer is kept as a registry's would be: to unpack, to build again
+            auto keep = [tar = layer_paths.at(0), blobs = path("blobs/sha256"), layer = manifest.layers.at(0), stop] {
+                const std::string folder = tar.substr(0, tar.rfind('/'));
+                if (::rename(tar.c_str(), (folder + "/" + layer.digest.hex()).c_str()) != 0)
+                    throw Error::from_errno("name the archive's layer");
+                adopt_blob(folder, blobs, layer.digest, layer.size, stop);
+            };
+            auto keeping = io::offload(pool_, std::move(keep));
+            co_await std::move(keeping);
         }
         manifest.installed_at = unix_now();
         auto install_it = [directory, text = manifest.to_json(), size = manifest.root_size, to = path("environments", manifest.digest.hex())] {

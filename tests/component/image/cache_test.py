@@ -377,6 +377,8 @@ class Archive(CacheCase):
         self.assertTrue(any("trying the next source" in line.get("message", "") for line in self.heard))
         self.assertIn("pretending", [line.get("message") for line in self.heard])
         self.must_be_clean()
+        (tar,) = manifest["layers"]
+        self.assertEqual(oci.digest((self.state / "blobs/sha256" / tar["digest"][7:]).read_bytes()), tar["digest"])
 
         def cat(path):
             return subprocess.run(["debugfs", "-R", f"cat {path}", self.environment() / "root.ext4"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout.decode()
