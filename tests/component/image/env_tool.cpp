@@ -149,6 +149,13 @@ int main(int argc, char** argv) {
         paths.run_directory = state + "/run";
         ::mkdir(paths.run_directory.c_str(), 0700);
         tool.store = std::make_unique<state::Store>(paths);
+        // As the daemon has them of vm::VmUids, without the locks against other daemons.
+        tool.options.claim_uid = [store = tool.store.get()](const std::string& job) {
+            env::CacheOptions::ClaimedUid out;
+            out.uid = store->lease_uid(0, job, 2000000, 2065535);
+            out.held = std::shared_ptr<void>(nullptr, [store, uid = out.uid](void*) { store->release_uid(uid); });
+            return out;
+        };
         io::Loop loop;
         loop.run([&tool] { return tool.run(); });
         return 0;
