@@ -138,7 +138,7 @@ class FaultyRegistry:
             self.scheme = "https"
         self.host = f"127.0.0.1:{self.server.server_port}"
         self.url = f"{self.scheme}://{self.host}"
-        self.thread = threading.Thread(target=self.server.serve_forever)
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.02,))  # how soon it hears of its end
         self.thread.start()
 
     def serve(self, handler, kind, name, repository):
