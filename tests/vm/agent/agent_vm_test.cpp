@@ -47,8 +47,10 @@ ExecSpec shell(std::string script) { return command("/bin/sh", "-c", std::move(s
 
 io::Task<Result> finish(std::shared_ptr<ExecSession> session, std::stop_token stop) {
     Result result;
-    while (std::optional<agent::Chunk> chunk = co_await session->read(stop))
-        (chunk->stream == Output::out ? result.out : result.err) += chunk->bytes;
+    while (std::optional<agent::Chunk> chunk = co_await session->read(stop)) {
+        std::string& to = chunk->stream == Output::out ? result.out : result.err;
+        to += chunk->bytes;
+    }
     result.status = co_await session->exited(stop);
     co_return std::move(result);
 }
@@ -268,8 +270,8 @@ TEST_CASE("a kill reaches what left the process group; orphans are reaped; what 
         std::shared_ptr<ExecSession> family = channel.exec(shell("setsid sleep 1111 & setsid sh -c 'sleep 1111 & sleep 1111' & (setsid setsid sleep 1111 &); echo up; sleep 1111"));
         std::optional<agent::Chunk> up = co_await family->read(stop);
         CHECK(up);
-        Result running = co_await finish(channel.exec(shell("pidof sleep | wc -w")), stop);
-        CHECK(running.out == "5\n");
+        Result running = co_await finish(channel.exec(shell("until [ $(pidof sleep | wc -w) = 5 ]; do usleep 20000; done; echo five")), stop);
+        CHECK(running.out == "five\n");
         family->kill();
         Result r = co_await finish(family, stop);
         CHECK(r.status.signal == SIGKILL);
