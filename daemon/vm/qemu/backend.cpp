@@ -1,5 +1,7 @@
 #include "daemon/vm/qemu/backend.hpp"
 
+#include "common/crash_point.hpp"
+
 #include "common/error.hpp"
 #include "daemon/io/task_group.hpp"
 #include "daemon/vm/qemu/qcow2.hpp"
@@ -369,6 +371,7 @@ private:
         if (::fstat(root, &found) != 0) throw Error::from_errno("look at " + plan.disks.root_image);
         UniqueFd fd = open_file(plan.disks.overlay, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
         write_all(fd.get(), empty_qcow2(virtual_disk_size(plan.spec, static_cast<std::uint64_t>(found.st_size))));
+        crash_point("overlay_written");
         return fd;
     }
 
