@@ -3,12 +3,14 @@
 #include "common/error.hpp"
 #include "proto/agent.hpp"
 
+#include <csignal>
 #include <cstdlib>
 #include <cstring>
 #include <fcntl.h>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -52,6 +54,7 @@ Vm::Vm(int mem_mib, std::vector<std::string> extra) {
     pid_ = ::fork();
     if (pid_ < 0) throw Error::from_errno("fork");
     if (pid_ == 0) {
+        ::prctl(PR_SET_PDEATHSIG, SIGKILL);  // a test that is killed leaves no guest
         ::fcntl(listener_.get(), F_SETFD, 0);
         ::execvp(raw[0], raw.data());
         ::_exit(127);
