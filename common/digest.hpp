@@ -7,6 +7,7 @@
 
 namespace pyro {
 
+// A digest's 64 hex digits. Invariant: empty, or exactly those.
 class Digest {
 public:
     Digest() = default;                                  // empty: equal to no content
@@ -24,7 +25,7 @@ private:
     std::string hex_;
 };
 
-// Streaming hash.
+// Streaming hash. Owns libcrypto's context.
 class Sha256 {
 public:
     Sha256();

@@ -7,6 +7,7 @@
 
 namespace pyro {
 
+// Owns one descriptor, or none (-1), and closes it.
 class UniqueFd {
 public:
     UniqueFd() noexcept = default;
@@ -32,7 +33,7 @@ UniqueFd open_file(const std::string& path, int flags, unsigned mode = 0600);
 // Below `directory` only, following no link (openat2 RESOLVE_BENEATH|RESOLVE_NO_SYMLINKS).
 UniqueFd open_beneath(int directory, const std::string& path, int flags, unsigned mode = 0600);
 
-void write_all(int fd, std::string_view bytes);                 // throws on any short write
+void write_all(int fd, std::string_view bytes);                 // all of them, or it throws
 std::string read_up_to(int fd, std::size_t limit);              // until EOF or `limit` bytes
 std::string read_file(const std::string& path, std::size_t limit = 64u << 20);  // throws if larger than `limit`
 // Writes a temporary beside `path`, fsyncs it, renames it over `path`, fsyncs the directory.

@@ -12,14 +12,14 @@ struct Config {
     std::string run_dir = "/run/pyro";
     std::string socket = "/run/pyro/pyrod.sock";
     std::string socket_group = "pyro";  // who may connect; falls back to root's group where it does not exist
-    std::string admin_group = "pyro-admin";
+    std::string admin_group = "pyro-admin";  // read, and without effect so far: root alone is an administrator
 
     struct Guest {
-        std::string kernel = "/usr/lib/pyro/vmlinux";
+        std::string kernel = "/usr/lib/pyro/vmlinux";  // absolute paths, here and below
         std::string initramfs = "/usr/lib/pyro/initramfs";
         std::string qemu = "/usr/bin/qemu-system-x86_64";
         std::int64_t uid_first = 2000000;  // every VM runs as a uid of its own from this range
-        std::int64_t uid_last = 2065535;
+        std::int64_t uid_last = 2065535;    // the 65535 ids above it serve the Debian archive's user namespace
     } guest;
 
     struct Workers {
@@ -33,27 +33,27 @@ struct Config {
         std::int64_t vms_per_user = 64;
         std::int64_t mem_mib = 0;           // guest memory of all VMs; 0: 80 % of the host's
         std::int64_t mem_mib_per_user = 0;  // 0: half of the host's
-        std::int64_t sessions = 1024;
-        std::int64_t sessions_per_user = 64;
-        std::int64_t requests_per_session = 64;
-        std::int64_t pulls = 4;
+        std::int64_t sessions = 1024;            // connections of all users
+        std::int64_t sessions_per_user = 64;     // as many connections again may be attaching or have said nothing
+        std::int64_t requests_per_session = 64;  // at once
+        std::int64_t pulls = 4;                  // at once; more wait
     } limits;
 
     struct Environments {
         std::vector<std::string> sources = {"registry", "debian-archive"};  // in this order, where the first cannot be reached
-        std::int64_t max_image_mib = 16384;
+        std::int64_t max_image_mib = 16384;  // layers as they come; unpacked four times that
     } environments;
 
     struct Registry {
         bool plain_http = false;
         bool allow_private = false;  // may resolve to loopback, private or link-local addresses
-        std::string ca_file;
+        std::string ca_file;         // PEM, trusted for this host beside the system's; empty: those alone
     };
     std::map<std::string, std::string> mirror;      // registry host -> registry to ask instead, "docker.io" = "127.0.0.1:5000"
-    std::map<std::string, Registry> registries;     // [registry."host:port"]
+    std::map<std::string, Registry> registries;     // [registry."host:port"] or [registry."host"]
 
     struct HostCompat {
-        bool allow = true;
+        bool allow = true;  // --allow-host-compat may be used
     } host_compat;
 };
 

@@ -17,14 +17,14 @@ namespace pyro::image {
 struct HostPolicy {
     bool plain_http = false;
     bool allow_private = false;
-    std::string ca_pem;  // trusted besides nothing else, for this host; empty is the system's store
+    std::string ca_pem;  // PEM certificates to trust for this host; libcurl's directory of the system's stays trusted beside them
 };
 
 struct HttpOptions {
     std::map<std::string, HostPolicy> hosts;  // by "host:port" or "host"
     std::string proxy;                        // none unless given; the environment is not looked at
     long connect_seconds = 15;
-    long low_speed_bytes = 512, low_speed_seconds = 30;
+    long low_speed_bytes = 512, low_speed_seconds = 30;  // given up when slower than bytes per second for so many seconds
     long document_seconds = 60;               // for a whole answer that is kept in memory
 };
 

@@ -1,3 +1,4 @@
+// The part of proto/codec.hpp that needs JSON complete. Included by it alone.
 #pragma once
 #include <nlohmann/json.hpp>
 

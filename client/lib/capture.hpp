@@ -6,6 +6,7 @@
 
 namespace pyro::client {
 
+// Owns at most `limit` bytes (1 MiB unless told), half of them the head, and twice the tail while it grows.
 class Capture {
 public:
     explicit Capture(std::size_t limit = 1 << 20) : head_max_(limit / 2), tail_max_(limit - limit / 2) {}

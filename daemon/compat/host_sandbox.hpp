@@ -20,8 +20,8 @@ struct SandboxPlan {
 };
 
 // bubblewrap's arguments: everything unshared, the tree as /, fresh /proc, /dev, /tmp and /run, no host file, no network.
-// Pure. `root_fd` is the number under which bubblewrap finds the tree.
-std::vector<std::string> bubblewrap_arguments(const SandboxPlan& plan, int root_fd);
+// Pure.
+std::vector<std::string> bubblewrap_arguments(const SandboxPlan& plan);
 
 // Owns the process and its pipes, or its terminal. Looks like an agent::ExecSession to whoever streams it.
 class HostSandbox {

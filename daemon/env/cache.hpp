@@ -20,10 +20,11 @@
 
 namespace pyro::env {
 
+// What the configuration allows of one registry.
 struct RegistrySettings {
     bool plain_http = false;
-    bool allow_private = false;
-    std::string ca_file;
+    bool allow_private = false;  // loopback, private, carrier and link-local addresses
+    std::string ca_file;         // PEM; empty: the system's certificates alone
 };
 
 struct CacheOptions {
@@ -45,7 +46,7 @@ struct CacheOptions {
     std::function<ClaimedUid(const std::string& job)> claim_uid;
     uid_t sub_first = 2065536;                              // 65535 ids for the namespace of the Debian archive's packages
     std::int64_t connect_seconds = 10, low_speed_seconds = 30;
-    int attempts = 5, retry_base_ms = 500;
+    int attempts = 5, retry_base_ms = 500;                  // of one request; the wait doubles
 };
 
 // Protects an environment from prune and replacement of what it holds while somebody uses it.

@@ -25,9 +25,9 @@ struct WorkerJob {
     std::string subcommand;
     std::string scope;       // unique among what runs
     std::vector<supervise::PassedFd> fds;            // above 3
-    std::optional<supervise::Credentials> as;
-    bool network = false;
-    std::uint64_t memory_max = 0;
+    std::optional<supervise::Credentials> as;        // nothing: the daemon's own
+    bool network = false;                            // the host's; else a namespace without any
+    std::uint64_t memory_max = 0;                    // bytes, where the supervisor can limit them; 0: none
 };
 
 // The worker's result, or its error as Error. What it says is bounded and parsed as hostile input: it has read a registry's

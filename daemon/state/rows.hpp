@@ -57,11 +57,11 @@ struct EnvironmentRow {
     std::string digest;              // the environment's id; primary key together with the owner
     uid_t owner_uid = 0;
     bool is_public = false;          // pulled without credentials: everybody sees it
-    std::string source;              // where it came from
-    std::string manifest_digest;
-    std::int64_t size_bytes = 0;
-    std::int64_t created_at = 0;
-    std::int64_t last_used_at = 0;
+    std::string source;              // "registry" or "debian-archive"
+    std::string manifest_digest;     // of the registry's image manifest; empty for the archive
+    std::int64_t size_bytes = 0;     // disk space of the root image
+    std::int64_t created_at = 0;     // unix seconds
+    std::int64_t last_used_at = 0;   // unix seconds, to the hour
 };
 
 // A name a user pulled or gave, and what it meant at the time.
@@ -69,11 +69,12 @@ struct ReferenceRow {
     uid_t owner_uid = 0;
     std::string name;
     std::string digest;
-    std::int64_t updated_at = 0;
+    std::int64_t updated_at = 0;     // unix seconds
 };
 
+// Who did what. Nothing writes it yet.
 struct AuditRow {
-    std::int64_t at = 0;
+    std::int64_t at = 0;             // unix seconds
     uid_t owner_uid = 0;             // who did it
     std::string action;              // a method name
     std::string object;

@@ -12,10 +12,11 @@
 
 namespace pyro::vm {
 
+// How large a machine is. Bounds are the request's (proto/vm.hpp).
 struct MachineSpec {
     std::int64_t vcpu_count = 1;
     std::int64_t mem_mib = 1024;
-    std::int64_t disk_gib = 8;
+    std::int64_t disk_gib = 8;     // at least; never smaller than the root image
 };
 
 enum class Accelerator { kvm, tcg };

@@ -30,22 +30,27 @@ MAY["daemon/vm/qemu"] = MAY["daemon/vm"] | {"daemon/vm"}
 # Asio's I/O headers are instantiated in one folder; the others see its coroutine vocabulary through daemon/io/task.hpp.
 ASIO_ONLY_IN = "daemon/io"
 
-bad = 0
-root = sys.argv[1]
-for path in sources.files(root, "common", "proto", "daemon", "client", "image", "guest"):
-    relative = path.relative_to(root)
-    folder = str(relative.parent)
-    if folder not in MAY:
-        print(f"{relative}: the folder {folder} has no row in tests/lint/layers_test.py")
-        bad = 1
-        continue
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        if m := re.match(r'\s*#\s*include\s+"([^"]+)"', line):
-            target = m.group(1).rsplit("/", 1)[0]
-            if target != folder and target not in MAY[folder]:
-                print(f"{relative}:{number}: {folder} may not include {m.group(1)}")
-                bad = 1
-        if re.match(r"\s*#\s*include\s+<boost/asio", line) and folder != ASIO_ONLY_IN:
-            print(f"{relative}:{number}: Asio belongs to {ASIO_ONLY_IN}")
+
+def main(root):
+    bad = 0
+    for path in sources.files(root, "common", "proto", "daemon", "client", "image", "guest"):
+        relative = path.relative_to(root)
+        folder = str(relative.parent)
+        if folder not in MAY:
+            print(f"{relative}: the folder {folder} has no row in tests/lint/layers_test.py")
             bad = 1
-sys.exit(bad)
+            continue
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            if m := re.match(r'\s*#\s*include\s+"([^"]+)"', line):
+                target = m.group(1).rsplit("/", 1)[0]
+                if target != folder and target not in MAY[folder]:
+                    print(f"{relative}:{number}: {folder} may not include {m.group(1)}")
+                    bad = 1
+            if re.match(r"\s*#\s*include\s+<boost/asio", line) and folder != ASIO_ONLY_IN:
+                print(f"{relative}:{number}: Asio belongs to {ASIO_ONLY_IN}")
+                bad = 1
+    sys.exit(bad)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -31,10 +31,12 @@ struct Launch {
     bool verbose_kernel = false;
 };
 
+// The program with its credentials, namespaces and limits; it owns the descriptors. Pure.
 supervise::Command command_line(const Programs& programs, const Launch& launch, Descriptors descriptors);
 
-// Beside the guest's memory: translated code, devices, QEMU itself.
+// Bytes for the whole scope: the guest's memory, and beside it translated code, devices, QEMU itself.
 std::uint64_t memory_limit(const MachineSpec& spec, Accelerator accelerator);
+// Bytes, a multiple of 512: what was asked for, and never less than the root image (`root_size` bytes).
 std::uint64_t virtual_disk_size(const MachineSpec& spec, std::uint64_t root_size);
 
 }  // namespace pyro::vm::qemu
