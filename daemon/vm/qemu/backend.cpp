@@ -140,8 +140,9 @@ io::Task<void> keep_control(StatePtr state) {
 ExitReason reason_of(const InstanceState& state, const supervise::ExitStatus& status) {
     ExitReason out;
     out.by_guest = state.shutdown == "guest-shutdown" || state.shutdown == "guest-reset";
-    if (state.shutdown == "guest-panic") out.text = "the guest's kernel panicked";
-    else if (out.by_guest) out.text = "the guest powered off";
+    // A kernel that panics resets: only its console tells that from a power-off.
+    const bool panicked = state.console.view().find("Kernel panic - not syncing") != std::string_view::npos;
+    if (out.by_guest) out.text = panicked ? "the guest's kernel panicked" : "the guest powered off";
     else if (!state.shutdown.empty()) out.text = "QEMU was told to end (" + state.shutdown + ")";
     else if (state.killed_for_it) out.text = "QEMU was ended: " + state.control_lost;
     else if (status.known) out.text = "QEMU ended: " + status.describe();
