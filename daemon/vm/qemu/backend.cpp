@@ -57,7 +57,7 @@ struct InstanceState {
     std::function<void()> progress;
     std::uint64_t signs = 0;
     std::string shutdown;      // QEMU's word for why it ended
-    std::string control_lost;  // why nothing can be told it any more
+    std::optional<Error> control_lost;  // why nothing can be told it any more
     bool killed_for_it = false;
     bool released = false;
     std::stop_source released_stop;
@@ -117,13 +117,14 @@ io::Task<void> keep_control(StatePtr state) {
         co_await state->qmp->closed(released);
         state->control_lost = state->qmp->failure();
     } catch (const Error& e) {
-        state->control_lost = e.message();
+        state->control_lost = e;
     } catch (const Cancelled&) {
-        if (!released.stop_requested()) state->control_lost = "QEMU did not answer on its control connection";
+        if (!released.stop_requested()) state->control_lost = Error(ErrorCode::guest_failed, "QEMU did not answer on its control connection");
     }
     if (!released.stop_requested()) {
         // A QEMU that ends closes the connection first and is collected a moment later: let it say how it ended.
-        io::Deadline moment(state->executor, 2s, released);
+        const bool misbehaved = state->control_lost->code() == ErrorCode::guest_failed;
+        io::Deadline moment(state->executor, misbehaved ? 0s : 2s, released);
         try {
             co_await state->process->wait(moment.token());
         } catch (const Cancelled&) {
@@ -144,7 +145,7 @@ ExitReason reason_of(const InstanceState& state, const supervise::ExitStatus& st
     const bool panicked = state.console.view().find("Kernel panic - not syncing") != std::string_view::npos;
     if (out.by_guest) out.text = panicked ? "the guest's kernel panicked" : "the guest powered off";
     else if (!state.shutdown.empty()) out.text = "QEMU was told to end (" + state.shutdown + ")";
-    else if (state.killed_for_it) out.text = "QEMU was ended: " + state.control_lost;
+    else if (state.killed_for_it) out.text = "QEMU was ended: " + state.control_lost->message();
     else if (status.known) out.text = "QEMU ended: " + status.describe();
     else out.text = "QEMU ended while no daemon was looking, or was killed";
     return out;
@@ -185,7 +186,7 @@ public:
     io::Task<void> quit(std::stop_token stop) override {
         auto state = state_;
         co_await state->control_up.wait(stop);
-        if (!state->qmp) throw Error(ErrorCode::unavailable, state->control_lost);
+        if (!state->qmp) throw Error(*state->control_lost);
         nlohmann::json none = nlohmann::json::object();
         co_await state->qmp->execute("quit", std::move(none), stop);
     }

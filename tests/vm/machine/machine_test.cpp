@@ -413,6 +413,32 @@ TEST_CASE("a boot without a sign of life is given up, tried again, and counted")
     });
 }
 
+TEST_CASE("a QEMU that misbehaves is ended, and the error says what it did") {
+    Directories programs;
+    fs::permissions(programs.path, fs::perms(0755));
+    fs::copy_file(PYRO_SOURCE_DIRECTORY "/tests/support/fake_qemu.py", programs.path + "/qemu");
+    const auto [mode, message, attempts] = GENERATE(table<std::string, std::string, std::uint64_t>({
+        {"garbage", "the VM ended: QEMU was ended: QEMU sent what is no message", 3},
+        {"lie", "the VM ended: QEMU was ended: QEMU answered what it was not asked", 3},
+        {"flood", "the VM gave no sign of life for 1 s while it booted", 3},
+        {"mute", "the VM gave no sign of life for 1 s while it booted", 3},
+        {"half", "the VM ended: QEMU ended: exit status 3", 3},
+        {"babble", "the guest broke its protocol: bytes that are no frame", 3},
+        {"deaf", "the VM gave no sign of life for 1 s while it booted", 3}}));
+    std::ofstream(programs.path + "/script") << mode;
+    Options fake;
+    fake.qemu = programs.path + "/qemu";
+    fake.kernel = programs.path + "/script";
+    fake.patience = 1s;
+    INFO(mode);
+    on_host(fake, [message = message, attempts = attempts](Host& host) -> io::Task<void> {
+        Error e = co_await start_failure(host, start_with("true"));
+        REQUIRE(e.code() == ErrorCode::guest_failed);
+        REQUIRE(e.message() == message);
+        REQUIRE(host.registry.statistics().attempts == attempts);
+    });
+}
+
 TEST_CASE("a start that is cancelled, and a machine deleted while it starts, leave nothing") {
     on_host({}, [](Host& host) -> io::Task<void> {
         io::Executor executor = co_await io::this_executor();
@@ -574,5 +600,6 @@ TEST_CASE("a machine outlives its daemon where it should, and is found again") {
 
 TEST_CASE("the suite booted guests") {
     std::cout << "machine_test booted " << booted << " guests" << std::endl;
+    std::ofstream(build + "/guests-booted", std::ios::app) << booted << "\n";
     REQUIRE(booted >= 30);
 }
