@@ -156,6 +156,16 @@ io::Task<void> MachineRegistry::reconcile() {
     co_await group.join();
     co_await remove_strays();
     tasks_.spawn(reap());
+    tasks_.spawn(probe());
+}
+
+// Ahead of the first machine, which would otherwise wait for the trial boot.
+io::Task<void> MachineRegistry::probe() {
+    try {
+        co_await services_.hypervisor.probe(tasks_.token());
+    } catch (const Error&) {
+        // Whoever wants a machine, or asks doctor, gets it told.
+    }
 }
 
 io::Task<void> MachineRegistry::take_up(state::MachineRow row) {

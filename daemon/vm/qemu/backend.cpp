@@ -29,6 +29,7 @@ constexpr std::size_t messages_kept = 4 << 10;
 constexpr std::uint64_t progress_signs = 4096;    // of one instance: what goes on for ever is no progress
 constexpr auto control_deadline = 30s;            // for QEMU's greeting
 constexpr auto trial_patience = 4s;               // without a sign of life; a guest on working KVM gives one in 0.1 s
+constexpr auto trial_limit = 10s;                 // emulated, it takes one: KVM that is slower is of no use
 constexpr std::string_view kernel_is_up = "Run /init as init process";
 
 // The end of what was appended.
@@ -287,10 +288,7 @@ public:
             if (::access(config_.programs.qemu.c_str(), X_OK) != 0)
                 throw Error(ErrorCode::failed_precondition, "cannot start VMs: " + config_.programs.qemu + " is not installed",
                             "apt-get install qemu-system-x86");
-            AcceleratorProbe::Boot boot = [this](std::vector<gid_t> groups, std::stop_token token) { return trial(std::move(groups), std::move(token)); };
-            std::string key = stamp_of(config_.programs.qemu) + " " + stamp_of(config_.programs.kernel);
-            AcceleratorProbe accelerator(config_.run_directory + "/accelerator.json", std::move(key), config_.kvm_device, std::move(boot));
-            HostCapabilities found = co_await accelerator.run(stop);
+            HostCapabilities found = co_await choose(stop);
             capabilities_ = std::move(found);
             if (capabilities_->accelerator == Accelerator::kvm) kvm_groups_ = kvm_access(config_.kvm_device).groups;
         }
@@ -374,6 +372,14 @@ private:
         return fd;
     }
 
+    io::Task<HostCapabilities> choose(std::stop_token stop) {
+        AcceleratorProbe::Boot boot = [this](std::vector<gid_t> groups, std::stop_token token) { return trial(std::move(groups), std::move(token)); };
+        std::string key = stamp_of(config_.programs.qemu) + " " + stamp_of(config_.programs.kernel);
+        AcceleratorProbe accelerator(config_.run_directory + "/accelerator.json", std::move(key), config_.kvm_device, std::move(boot));
+        HostCapabilities found = co_await accelerator.run(stop);
+        co_return found;
+    }
+
     // Everything but the disks. `fds` has those already, if any.
     io::Task<StatePtr> start(Launch launch, Descriptors fds, std::string id, std::string directory,
                              std::function<void(const supervise::ProcessIdentity&)> before_exec) {
@@ -425,7 +431,8 @@ private:
         TrialBoot out;
         std::exception_ptr failure;
         try {
-            io::Deadline patience(executor_, trial_patience, stop);
+            io::Deadline limit(executor_, trial_limit, stop);
+            io::Deadline patience(executor_, trial_patience, limit.token());
             std::stop_source seen;
             const std::stop_callback on_time(patience.token(), [&seen] { seen.request_stop(); });
             state->progress = [&] {
@@ -440,8 +447,10 @@ private:
                 out.what = reason.text + (state->messages.view().empty() ? "" : ": " + first_line(state->messages.view()));
             } catch (const Cancelled&) {
                 if (stop.stop_requested()) throw;
-                out.what = out.booted ? "its kernel reached its first program"
-                                      : "no sign of life for " + std::to_string(std::chrono::seconds(trial_patience).count()) + " s";
+                const auto seconds = [](std::chrono::seconds time) { return std::to_string(time.count()) + " s"; };
+                if (out.booted) out.what = "its kernel reached its first program";
+                else if (limit.expired()) out.what = "its kernel did not reach its first program within " + seconds(trial_limit);
+                else out.what = "no sign of life for " + seconds(trial_patience);
             }
         } catch (...) {
             failure = std::current_exception();

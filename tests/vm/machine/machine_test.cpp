@@ -13,8 +13,11 @@
 #include <sstream>
 
 #include <fcntl.h>
+#include <sched.h>
 #include <spawn.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -437,6 +440,46 @@ TEST_CASE("a QEMU that misbehaves is ended, and the error says what it did") {
         REQUIRE(e.message() == message);
         REQUIRE(host.registry.statistics().attempts == attempts);
     });
+}
+
+TEST_CASE("whether KVM is used is decided by a guest that boots, not by the device") {
+    if (::access("/dev/kvm", F_OK) != 0) {
+        WARN("no /dev/kvm: only emulation is tested");
+        return;
+    }
+    // In a process of its own, with a copy of the device that a VM may open: no guest of another test sees it.
+    const pid_t child = ::fork();
+    if (child == 0) {
+        int failed = 1;
+        const std::string copy = "/dev/shm/kvm-" + std::to_string(::getpid());
+        if (::unshare(CLONE_NEWNS) == 0 && ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0 &&
+            ::mount("tmpfs", "/dev/shm", "tmpfs", 0, nullptr) == 0 && ::mknod(copy.c_str(), S_IFCHR | 0666, makedev(10, 232)) == 0 &&
+            ::chmod(copy.c_str(), 0666) == 0 && ::mount(copy.c_str(), "/dev/kvm", nullptr, MS_BIND, nullptr) == 0) {
+            Directories directories;
+            Options real;
+            real.kvm_device = "/dev/kvm";
+            run_coro([&]() -> io::Task<void> {
+                io::Executor executor = co_await io::this_executor();
+                Host host(executor, directories, real);
+                const HostCapabilities first = co_await host.hypervisor->probe({});
+                std::cout << "accelerator: " << execution_mode(first.accelerator) << ": " << first.reason << std::endl;
+                co_await host.registry.reconcile();
+                auto machine = host.registry.create(request());
+                auto session = co_await machine->start(start_with("echo works"), {});
+                const std::string out = co_await output_of(session);
+                const bool trial_gone = !fs::exists(directories.path + "/run/trial");
+                if (out == "works\n" && machine->row().execution_mode == execution_mode(first.accelerator) && trial_gone) failed = 0;
+                session.reset();
+                co_await host.registry.shut_down();
+                co_await host.hypervisor->close();
+            });
+        }
+        ::_exit(failed);
+    }
+    int status = -1;
+    REQUIRE(::waitpid(child, &status, 0) == child);
+    REQUIRE(status == 0);
+    ++booted;
 }
 
 TEST_CASE("a start that is cancelled, and a machine deleted while it starts, leave nothing") {
