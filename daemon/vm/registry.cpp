@@ -171,7 +171,10 @@ io::Task<void> MachineRegistry::probe() {
 io::Task<void> MachineRegistry::take_up(state::MachineRow row) {
     const bool runs = row.state == MachineState::running && row.kind == MachineKind::vm;
     if (!runs) {
-        co_await services_.hypervisor.clear(row.id, std::stop_token());
+        InstanceRecord record;
+        record.id = row.id;
+        record.process = supervise::ProcessIdentity{row.process.pid, row.process.start_time, row.process.boot_id};
+        co_await services_.hypervisor.clear(std::move(record), std::stop_token());
         if (row.vm_uid != 0) store_.release_uid(row.vm_uid);
         row.vm_uid = 0;
         row.process = {};
@@ -195,8 +198,11 @@ io::Task<void> MachineRegistry::take_up(state::MachineRow row) {
 }
 
 io::Task<void> MachineRegistry::remove_strays() {
-    for (const std::string& id : services_.hypervisor.leftovers())
-        if (!machines_.contains(id)) co_await services_.hypervisor.clear(id, std::stop_token());
+    for (const std::string& id : services_.hypervisor.leftovers()) {
+        InstanceRecord record;
+        record.id = id;
+        if (!machines_.contains(id)) co_await services_.hypervisor.clear(std::move(record), std::stop_token());
+    }
     for (const auto& entry : fs::directory_iterator(services_.run_directory)) {
         const auto known = machines_.find(entry.path().filename().string());
         if (known == machines_.end() || known->second->row().state != MachineState::running) fs::remove_all(entry.path());

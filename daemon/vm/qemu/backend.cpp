@@ -333,11 +333,7 @@ public:
         }
         std::unique_ptr<Instance> instance;
         if (!answers) {
-            if (state->process) {
-                state->process->kill();
-                co_await state->process->wait(stop);
-            }
-            co_await supervisor_.remove(scope.name, stop);
+            co_await clear(std::move(record), stop);
             co_return instance;
         }
         state->console_end.set();  // went with the daemon that had it
@@ -347,7 +343,15 @@ public:
         co_return instance;
     }
 
-    io::Task<void> clear(std::string id, std::stop_token stop) override { return supervisor_.remove(scope_name(id), std::move(stop)); }
+    io::Task<void> clear(InstanceRecord record, std::stop_token stop) override {
+        supervise::Scope scope;
+        scope.name = scope_name(record.id);
+        if (const auto process = supervisor_.adopt(record.process, scope)) {
+            process->kill();
+            co_await process->wait(stop);
+        }
+        co_await supervisor_.remove(scope.name, stop);
+    }
 
     std::vector<std::string> leftovers() const override {
         std::vector<std::string> out;

@@ -5,6 +5,7 @@
 #include "tests/support/catch.hpp"
 #include "tests/support/run_coro.hpp"
 
+#include <algorithm>
 #include <csignal>
 #include <filesystem>
 #include <fstream>
@@ -38,6 +39,7 @@ const std::string build = PYRO_BUILD_DIRECTORY;
 const std::string kernel = setting("PYRO_TEST_KERNEL", build + "/guest/vmlinux");
 const std::string initramfs = setting("PYRO_TEST_INITRAMFS", build + "/guest/initramfs");
 const std::string tiny_root = build + "/tests/vm/machine/tiny.ext4";
+const std::string instance = "machinetest-" + std::to_string(::getpid());  // also of forked copies
 constexpr uid_t first_uid = 2060000, last_uid = 2065535;
 const state::Viewer admin{0, true};
 
@@ -84,7 +86,7 @@ std::size_t open_descriptors() {
     return static_cast<std::size_t>(std::distance(fs::begin(entries), fs::end(entries)));
 }
 
-// Every process of the uids of this test's VMs.
+// Every process of the uids of this test's VMs. One that ended, and waits for init to collect it, is none.
 std::vector<pid_t> vm_processes() {
     std::vector<pid_t> out;
     for (const auto& entry : fs::directory_iterator("/proc")) {
@@ -92,6 +94,7 @@ std::vector<pid_t> vm_processes() {
         if (name.find_first_not_of("0123456789") != std::string::npos) continue;
         std::istringstream uid(status_field(std::stoi(name), "Uid"));
         uid_t real = 0;
+        if (status_field(std::stoi(name), "State").starts_with("Z")) continue;
         if (uid >> real && real >= first_uid && real <= last_uid) out.push_back(std::stoi(name));
     }
     return out;
@@ -117,7 +120,7 @@ struct Directories {
 struct Host {
     Host(io::Executor executor, const Directories& directories, const Options& options)
         : store({directories.path + "/state", directories.path + "/run"}),
-          supervisor(supervise::make_plain_supervisor("machinetest-" + std::to_string(::getpid()))),
+          supervisor(supervise::make_plain_supervisor(instance)),
           hypervisor(qemu::make_qemu_hypervisor(executor, *supervisor, config(directories, options))),
           uids(store, first_uid, last_uid, directories.path + "/uids.lock"),
           registry(executor, store, *hypervisor, uids, registry_config(directories, options)) {}
@@ -171,6 +174,7 @@ void on_host(const Options& options, std::function<io::Task<void>(Host&)> body) 
         REQUIRE(host.supervisor->scopes().empty());
     });
     REQUIRE(vm_processes().empty());
+    REQUIRE(::waitpid(-1, nullptr, WNOHANG) == -1);  // no child, not even an uncollected one
     REQUIRE(fs::is_empty(directories.path + "/run/vm"));
     REQUIRE(fs::is_empty(directories.path + "/disks"));
     REQUIRE(open_descriptors() == descriptors);
@@ -639,6 +643,106 @@ TEST_CASE("a machine outlives its daemon where it should, and is found again") {
     REQUIRE(vm_processes().empty());
     REQUIRE(fs::is_empty(directories.path + "/run/vm"));
     REQUIRE(fs::is_empty(directories.path + "/disks"));
+}
+
+TEST_CASE("a daemon that is killed while machines boot and run leaves nothing behind for the next") {
+    root_image();
+    Directories directories;
+    const pid_t daemon = ::fork();
+    if (daemon == 0) {
+        run_coro([&]() -> io::Task<void> {
+            io::Executor executor = co_await io::this_executor();
+            Host host(executor, directories, {});
+            co_await host.registry.reconcile();
+            auto running = host.registry.create(request());
+            co_await running->start(start_with("true"), {});
+            io::TaskGroup group(executor);
+            for (const auto kind : {state::MachineKind::run, state::MachineKind::vm}) {
+                auto machine = host.registry.create(request(kind));
+                std::function<io::Task<void>()> start = [machine]() -> io::Task<void> { co_await machine->start(start_with("true"), {}); };
+                group.spawn(start);
+                while (machine->row().process.pid == 0) co_await io::sleep_for(1ms, {});
+            }
+            ::raise(SIGKILL);
+        });
+    }
+    int status = 0;
+    REQUIRE(::waitpid(daemon, &status, 0) == daemon);
+    REQUIRE((WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL));
+    booted += 1;
+    run_coro([&]() -> io::Task<void> {
+        io::Executor executor = co_await io::this_executor();
+        Host host(executor, directories, {});
+        REQUIRE(host.store.all_machines().size() == 3);
+        co_await host.registry.reconcile();
+        REQUIRE(vm_processes().empty());
+        REQUIRE(host.supervisor->scopes().empty());
+        REQUIRE(fs::is_empty(directories.path + "/run/vm"));
+        const auto machines = host.registry.list(admin);
+        REQUIRE(machines.size() == 1);
+        REQUIRE(machines[0]->row().state == state::MachineState::failed);
+        REQUIRE(machines[0]->row().failure == "the daemon ended while it booted");
+        co_await host.registry.remove(machines[0]);
+        REQUIRE(fs::is_empty(directories.path + "/disks"));
+        co_await host.registry.shut_down();
+        co_await host.hypervisor->close();
+    });
+}
+
+// By hand, machine_test "[soak]": starts to the end of a first command, half of them with four busy processes beside.
+TEST_CASE("three hundred starts in a row", "[.][soak]") {
+    on_host({}, [](Host& host) -> io::Task<void> {
+        std::vector<pid_t> busy;
+        std::vector<double> times;
+        for (int i = 0; i < 300; ++i) {
+            if (i == 150)
+                for (int n = 0; n < 4; ++n) {
+                    busy.push_back(::fork());
+                    if (busy.back() == 0)
+                        for (volatile std::uint64_t spin = 0;;) spin = spin + 1;
+                }
+            const auto began = std::chrono::steady_clock::now();
+            auto machine = host.registry.create(request());
+            auto session = co_await machine->start(start_with("true"), {});
+            co_await session->exited({});
+            times.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count());
+            session.reset();
+            co_await host.registry.remove(machine);
+        }
+        for (const pid_t pid : busy) {
+            ::kill(pid, SIGKILL);
+            ::waitpid(pid, nullptr, 0);
+        }
+        const BootStatistics& seen = host.registry.statistics();
+        std::sort(times.begin(), times.begin() + 150);
+        std::sort(times.begin() + 150, times.end());
+        std::cout << "300 starts, " << seen.attempts << " attempts, " << seen.hung << " hung; median " << times[75] << " s, longest " << times[149]
+                  << " s; under load " << times[225] << " s and " << times[299] << " s" << std::endl;
+        REQUIRE(seen.attempts == 300);
+    });
+}
+
+// By hand, machine_test "[bench]": seconds from start() to the guest's ready, and to the end of `true`.
+TEST_CASE("how long a cold start takes", "[.][bench]") {
+    on_host({}, [](Host& host) -> io::Task<void> {
+        using clock = std::chrono::steady_clock;
+        std::vector<double> ready, done, qemu_gone;
+        const auto since = [](clock::time_point start) { return std::chrono::duration<double>(clock::now() - start).count(); };
+        for (int i = 0; i < 21; ++i) {
+            const auto began = clock::now();
+            auto machine = host.registry.create(request());
+            auto session = co_await machine->start(start_with("true"), {});
+            ready.push_back(since(began));
+            co_await session->exited({});
+            done.push_back(since(began));
+            session.reset();
+            const auto closing = clock::now();
+            co_await host.registry.remove(machine);
+            qemu_gone.push_back(since(closing));
+        }
+        for (auto* times : {&ready, &done, &qemu_gone}) std::ranges::sort(*times);
+        std::cout << "ready " << ready[10] << " s, first command done " << done[10] << " s, removed in " << qemu_gone[10] << " s (medians of 21)" << std::endl;
+    });
 }
 
 TEST_CASE("the suite booted guests") {
