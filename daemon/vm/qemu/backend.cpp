@@ -206,7 +206,9 @@ public:
         std::string out(state_->messages.view());
         if (!out.empty() && out.back() != '\n') out += '\n';
         out += state_->console.view();
-        std::erase_if(out, [](char c) { return c != '\n' && c != '\t' && (static_cast<unsigned char>(c) < 0x20 || c == 0x7f); });
+        // The guest's words go to terminals and into JSON.
+        std::erase_if(out, [](char c) { return c >= 0 && c < 0x20 && c != '\n' && c != '\t'; });
+        std::ranges::replace_if(out, [](char c) { return c < 0 || c == 0x7f; }, '?');
         return out;
     }
 
@@ -306,7 +308,10 @@ public:
         launch.dies_with_daemon = plan.dies_with_daemon;
         Descriptors fds;
         fds.root = open_part(plan.disks.root_image, "the environment's root image cannot be used", "pull the environment again");
-        fds.overlay = open_overlay(plan, fds.root.get());
+        struct stat root{};
+        if (::fstat(fds.root.get(), &root) != 0) throw Error::from_errno("look at " + plan.disks.root_image);
+        launch.disk_bytes = virtual_disk_size(plan.spec, static_cast<std::uint64_t>(root.st_size));
+        fds.overlay = open_overlay(plan.disks, launch.disk_bytes);
         StatePtr state = co_await start(std::move(launch), std::move(fds), plan.id, plan.directory, std::move(plan.before_exec));
         std::unique_ptr<Instance> instance = std::make_unique<QemuInstance>(std::move(state));
         co_return instance;
@@ -367,12 +372,10 @@ public:
 private:
     static std::string scope_name(const std::string& id) { return "vm-" + id; }
 
-    static UniqueFd open_overlay(const LaunchPlan& plan, int root) {
-        if (plan.disks.overlay_exists) return open_file(plan.disks.overlay, O_RDWR | O_NOFOLLOW);
-        struct stat found{};
-        if (::fstat(root, &found) != 0) throw Error::from_errno("look at " + plan.disks.root_image);
-        UniqueFd fd = open_file(plan.disks.overlay, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
-        write_all(fd.get(), empty_qcow2(virtual_disk_size(plan.spec, static_cast<std::uint64_t>(found.st_size))));
+    static UniqueFd open_overlay(const Disks& disks, std::uint64_t disk_bytes) {
+        if (disks.overlay_exists) return open_file(disks.overlay, O_RDWR | O_NOFOLLOW);
+        UniqueFd fd = open_file(disks.overlay, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
+        write_all(fd.get(), empty_qcow2(disk_bytes));
         return fd;
     }
 
@@ -430,7 +433,8 @@ private:
         launch.dies_with_daemon = true;
         launch.verbose_kernel = true;
         Descriptors none;
-        StatePtr state = co_await start(std::move(launch), std::move(none), "trial", directory, {});
+        const std::function<void(const supervise::ProcessIdentity&)> no_record;
+        StatePtr state = co_await start(std::move(launch), std::move(none), "trial", directory, no_record);
         QemuInstance instance(state);
         TrialBoot out;
         std::exception_ptr failure;

@@ -30,6 +30,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
+const std::stop_token never;
 std::string setting(const char* name, const std::string& otherwise) {
     const char* value = std::getenv(name);
     return value != nullptr ? value : otherwise;
@@ -207,11 +208,11 @@ StartRequest start_with(const std::string& script) {
 io::Task<std::string> output_of(std::shared_ptr<agent::ExecSession> session) {
     std::string out;
     for (;;) {
-        auto chunk = co_await session->read({});
+        auto chunk = co_await session->read(never);
         if (!chunk) break;
         out += chunk->bytes;
     }
-    const auto status = co_await session->exited({});
+    const auto status = co_await session->exited(never);
     REQUIRE(status.exit_code == 0);
     co_return out;
 }
@@ -221,7 +222,7 @@ io::Task<Error> start_failure(Host& host, StartRequest start) {
     auto machine = host.registry.create(request());
     std::optional<Error> error;
     try {
-        co_await machine->start(std::move(start), {});
+        co_await machine->start(std::move(start), never);
     } catch (const Error& e) {
         error = e;
     }
@@ -238,7 +239,7 @@ TEST_CASE("a machine boots, runs what it was started with and more, and is gone"
     on_host({}, [](Host& host) -> io::Task<void> {
         auto machine = host.registry.create(request());
         REQUIRE(machine->row().state == state::MachineState::creating);
-        auto session = co_await machine->start(start_with("echo hello from $(hostname) $(uname -s)"), {});
+        auto session = co_await machine->start(start_with("echo hello from $(hostname) $(uname -s)"), never);
         REQUIRE(machine->row().state == state::MachineState::running);
         REQUIRE(machine->row().execution_mode == "guest_tcg");
         REQUIRE(host.store.all_machines().at(0).process.pid == machine->row().process.pid);
@@ -258,7 +259,7 @@ TEST_CASE("a machine boots, runs what it was started with and more, and is gone"
 TEST_CASE("QEMU runs as a uid of its own without any privilege") {
     on_host({}, [](Host& host) -> io::Task<void> {
         auto machine = host.registry.create(request());
-        co_await machine->start(start_with("true"), {});
+        co_await machine->start(start_with("true"), never);
         const pid_t pid = machine->row().process.pid;
         const std::string uid = std::to_string(machine->row().vm_uid);
         REQUIRE(machine->row().vm_uid >= first_uid);
@@ -287,17 +288,17 @@ TEST_CASE("QEMU runs as a uid of its own without any privilege") {
 TEST_CASE("a QEMU that is killed is an event with its reason, and its command learns of it") {
     on_host({}, [](Host& host) -> io::Task<void> {
         auto machine = host.registry.create(request());
-        auto session = co_await machine->start(start_with("echo up; cat /dev/zero > /dev/null"), {});
-        auto chunk = co_await session->read({});
+        auto session = co_await machine->start(start_with("echo up; cat /dev/zero > /dev/null"), never);
+        auto chunk = co_await session->read(never);
         REQUIRE(chunk->bytes == "up\n");
         ::kill(machine->row().process.pid, SIGKILL);
         std::optional<Error> seen;
-        try { co_await session->exited({}); } catch (const Error& e) { seen = e; }
+        try { co_await session->exited(never); } catch (const Error& e) { seen = e; }
         REQUIRE(seen);
         Error explained = co_await machine->explain(*seen);
         REQUIRE(explained.code() == ErrorCode::guest_failed);
         REQUIRE(explained.message() == "the VM ended: QEMU ended: killed by signal 9");
-        const std::string reason = co_await machine->ended({});
+        const std::string reason = co_await machine->ended(never);
         REQUIRE(reason == "QEMU ended: killed by signal 9");
         REQUIRE(host.store.all_machines().at(0).state == state::MachineState::failed);
         session.reset();
@@ -308,8 +309,8 @@ TEST_CASE("a QEMU that is killed is an event with its reason, and its command le
 TEST_CASE("a guest that ends itself has ended") {
     on_host({}, [](Host& host) -> io::Task<void> {
         auto machine = host.registry.create(request());
-        auto session = co_await machine->start(start_with("busybox reboot -f"), {});
-        const std::string reason = co_await machine->ended({});
+        auto session = co_await machine->start(start_with("busybox reboot -f"), never);
+        const std::string reason = co_await machine->ended(never);
         REQUIRE(reason == "the guest powered off");
         REQUIRE(machine->row().state == state::MachineState::failed);
         co_await host.registry.remove(machine);
@@ -320,21 +321,21 @@ TEST_CASE("a machine stopped and started again has its disk") {
     on_host({}, [](Host& host) -> io::Task<void> {
         auto machine = host.registry.create(request(state::MachineKind::vm));
         REQUIRE(machine->row().state == state::MachineState::stopped);
-        auto session = co_await machine->start(start_with("seq 100000 > /kept; echo written"), {});
+        auto session = co_await machine->start(start_with("seq 100000 > /kept; echo written"), never);
         std::string out = co_await output_of(session);
         session.reset();
-        co_await machine->stop(30s, {});
+        co_await machine->stop(30s, never);
         REQUIRE(machine->row().state == state::MachineState::stopped);
         REQUIRE(vm_processes().empty());
         bool refused = false;
         try { machine->exec(shell("true")); } catch (const Error& e) { refused = e.code() == ErrorCode::failed_precondition; }
         REQUIRE(refused);
-        session = co_await machine->start(start_with("head -n 99999 /kept | dd of=/dev/null 2>&1; cat /kept | head -n 3"), {});
+        session = co_await machine->start(start_with("head -n 99999 /kept | dd of=/dev/null 2>&1; cat /kept | head -n 3"), never);
         out = co_await output_of(session);
         REQUIRE_THAT(out, Catch::Matchers::EndsWith("1\n2\n3\n"));
         session.reset();
-        co_await machine->stop(0s, {});
-        co_await machine->stop(0s, {});
+        co_await machine->stop(0s, never);
+        co_await machine->stop(0s, never);
         co_await host.registry.remove(machine);
     });
 }
@@ -465,11 +466,11 @@ TEST_CASE("whether KVM is used is decided by a guest that boots, not by the devi
             run_coro([&]() -> io::Task<void> {
                 io::Executor executor = co_await io::this_executor();
                 Host host(executor, directories, real);
-                const HostCapabilities first = co_await host.hypervisor->probe({});
+                const HostCapabilities first = co_await host.hypervisor->probe(never);
                 std::cout << "accelerator: " << execution_mode(first.accelerator) << ": " << first.reason << std::endl;
                 co_await host.registry.reconcile();
                 auto machine = host.registry.create(request());
-                auto session = co_await machine->start(start_with("echo works"), {});
+                auto session = co_await machine->start(start_with("echo works"), never);
                 const std::string out = co_await output_of(session);
                 const bool trial_gone = !fs::exists(directories.path + "/run/trial");
                 if (out == "works\n" && machine->row().execution_mode == execution_mode(first.accelerator) && trial_gone) failed = 0;
@@ -501,10 +502,10 @@ TEST_CASE("a start that is cancelled, and a machine deleted while it starts, lea
         io::TaskGroup group(executor);
         std::string message;
         std::function<io::Task<void>()> starting = [&]() -> io::Task<void> {
-            try { co_await machine->start(start_with("true"), {}); } catch (const Error& e) { message = e.message(); }
+            try { co_await machine->start(start_with("true"), never); } catch (const Error& e) { message = e.message(); }
         };
         group.spawn(starting);
-        while (machine->row().process.pid == 0) co_await io::sleep_for(1ms, {});
+        while (machine->row().process.pid == 0) co_await io::sleep_for(1ms, never);
         co_await host.registry.remove(machine);
         co_await group.join();
         REQUIRE(message == "VM " + machine->id() + " was deleted while it started");
@@ -518,7 +519,7 @@ TEST_CASE("twenty machines at once") {
         std::set<std::string> outputs;
         std::function<io::Task<void>()> one = [&]() -> io::Task<void> {
             auto machine = host.registry.create(request());
-            auto session = co_await machine->start(start_with("hostname"), {});
+            auto session = co_await machine->start(start_with("hostname"), never);
             std::string out = co_await output_of(session);
             outputs.insert(out);
             session.reset();
@@ -542,17 +543,17 @@ TEST_CASE("a machine over the limit is refused, and what is past its time is rea
         try { host.registry.create(brief); } catch (const Error& e) { refused = e.code() == ErrorCode::quota_exceeded; }
         REQUIRE(refused);
         try {
-            co_await machine->start(start_with("true"), {});
+            co_await machine->start(start_with("true"), never);
         } catch (const Error& e) {
             REQUIRE_THAT(e.message(), Catch::Matchers::EndsWith("was deleted while it started"));  // on a slow day
         }
-        std::string reason = co_await machine->ended({});
+        std::string reason = co_await machine->ended(never);
         if (reason == "its start was cancelled") reason = "it was deleted";
         REQUIRE(reason == "it was deleted");
         const auto after = host.registry.find(admin, machine->id());
         REQUIRE_FALSE(after);
         // The record goes last, a moment after the machine.
-        while (!host.store.all_machines().empty()) co_await io::sleep_for(1ms, {});
+        while (!host.store.all_machines().empty()) co_await io::sleep_for(1ms, never);
     });
 }
 
@@ -589,16 +590,16 @@ TEST_CASE("a machine outlives its daemon where it should, and is found again") {
     with_daemon([&](Host& host) -> io::Task<void> {
         auto machine = host.registry.create(request(state::MachineKind::vm));
         kept = machine->id();
-        auto session = co_await machine->start(start_with("echo remembered > /tmp/x; echo done"), {});
+        auto session = co_await machine->start(start_with("echo remembered > /tmp/x; echo done"), never);
         co_await output_of(session);
         session.reset();
         kept_pid = machine->row().process.pid;
         auto other = host.registry.create(request(state::MachineKind::vm));
         lost = other->id();
-        co_await other->start(start_with("true"), {});
+        co_await other->start(start_with("true"), never);
         auto call = host.registry.create(request());
         bound = call->id();
-        co_await call->start(start_with("true"), {});
+        co_await call->start(start_with("true"), never);
     });
     // Whatever fails below, they go: nobody else would end them.
     const std::vector<pid_t> outliving = vm_processes();
@@ -635,7 +636,7 @@ TEST_CASE("a machine outlives its daemon where it should, and is found again") {
         REQUIRE_FALSE(fs::exists(directories.path + "/disks/cccccccccccc.qcow2"));
         co_await host.registry.remove(dead);
         ::kill(kept_pid, SIGKILL);
-        const std::string reason = co_await machine->ended({});
+        const std::string reason = co_await machine->ended(never);
         REQUIRE(reason == "QEMU ended while no daemon was looking, or was killed");
         co_await host.registry.remove(machine);
     });
@@ -655,13 +656,13 @@ TEST_CASE("a daemon that is killed while machines boot and run leaves nothing be
             Host host(executor, directories, {});
             co_await host.registry.reconcile();
             auto running = host.registry.create(request());
-            co_await running->start(start_with("true"), {});
+            co_await running->start(start_with("true"), never);
             io::TaskGroup group(executor);
             for (const auto kind : {state::MachineKind::run, state::MachineKind::vm}) {
                 auto machine = host.registry.create(request(kind));
-                std::function<io::Task<void>()> start = [machine]() -> io::Task<void> { co_await machine->start(start_with("true"), {}); };
+                std::function<io::Task<void>()> start = [machine]() -> io::Task<void> { co_await machine->start(start_with("true"), never); };
                 group.spawn(start);
-                while (machine->row().process.pid == 0) co_await io::sleep_for(1ms, {});
+                while (machine->row().process.pid == 0) co_await io::sleep_for(1ms, never);
             }
             ::raise(SIGKILL);
         });
@@ -703,8 +704,8 @@ TEST_CASE("three hundred starts in a row", "[.][soak]") {
                 }
             const auto began = std::chrono::steady_clock::now();
             auto machine = host.registry.create(request());
-            auto session = co_await machine->start(start_with("true"), {});
-            co_await session->exited({});
+            auto session = co_await machine->start(start_with("true"), never);
+            co_await session->exited(never);
             times.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count());
             session.reset();
             co_await host.registry.remove(machine);
@@ -731,9 +732,9 @@ TEST_CASE("how long a cold start takes", "[.][bench]") {
         for (int i = 0; i < 21; ++i) {
             const auto began = clock::now();
             auto machine = host.registry.create(request());
-            auto session = co_await machine->start(start_with("true"), {});
+            auto session = co_await machine->start(start_with("true"), never);
             ready.push_back(since(began));
-            co_await session->exited({});
+            co_await session->exited(never);
             done.push_back(since(began));
             session.reset();
             const auto closing = clock::now();
