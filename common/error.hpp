@@ -43,9 +43,13 @@ public:
     const std::map<std::string, std::string>& details() const noexcept { return details_; }
     const char* what() const noexcept override { return message_.c_str(); }
 
-    Error&& with_hint(std::string hint) && { hint_ = std::move(hint); return std::move(*this); }
-    Error&& with_detail(std::string key, std::string value) && { details_[std::move(key)] = std::move(value); return std::move(*this); }
-    Error&& with_retryable(bool retryable) && { retryable_ = retryable; return std::move(*this); }
+    // In place on an object, by value on a temporary: `throw Error(...).with_detail(...)`.
+    Error& with_hint(std::string hint) & { hint_ = std::move(hint); return *this; }
+    Error& with_detail(std::string key, std::string value) & { details_[std::move(key)] = std::move(value); return *this; }
+    Error& with_retryable(bool retryable) & { retryable_ = retryable; return *this; }
+    [[nodiscard]] Error with_hint(std::string hint) && { return std::move(with_hint(std::move(hint))); }
+    [[nodiscard]] Error with_detail(std::string key, std::string value) && { return std::move(with_detail(std::move(key), std::move(value))); }
+    [[nodiscard]] Error with_retryable(bool retryable) && { return std::move(with_retryable(retryable)); }
     // Prefixes "context: " to the message. For use in a catch block that rethrows.
     Error& add_context(std::string_view context);
 

@@ -267,6 +267,7 @@ public:
         PYRO_CHECK(!open_);
         open_ = true;
         position_ = 0;
+        zero_blocks_ = 0;
         partial_.clear();
         current_.clear();
     }
@@ -280,6 +281,8 @@ public:
             if (partial_.size() == block_size)
                 flush_partial(position_ / block_size);
         }
+        if (offset / block_size > position_ / block_size)
+            zero_blocks_ = 0;  // zeros before a hole are part of it
         position_ = offset;
         if (partial_.empty() && position_ % block_size != 0)
             partial_.assign(position_ % block_size, '\0');
@@ -385,26 +388,32 @@ private:
         }
     }
 
-    // Long runs of zeros become holes.
+    // Long runs of zeros become holes, wherever the pieces they arrive in begin and end.
     void put_sparse(std::uint64_t logical, std::string_view bytes) {
-        constexpr std::size_t run = 16 * block_size;
-        std::size_t from = 0;
-        for (std::size_t at = 0; at + run <= bytes.size();) {
-            if (!all_zero(bytes.data() + at, run)) {
-                at += run;
+        constexpr std::size_t shortest_hole = 16;
+        static const std::string zeros(shortest_hole * block_size, '\0');
+        std::size_t from = 0;  // of what is not yet put
+        const auto put = [&](std::size_t to) {
+            if (to > from)
+                append_blocks(current_, logical + from / block_size, bytes.substr(from, to - from));
+            from = to;
+        };
+        for (std::size_t at = 0; at < bytes.size(); at += block_size) {
+            if (all_zero(bytes.data() + at, block_size)) {
+                put(at);
+                ++zero_blocks_;
+                from = at + block_size;
                 continue;
             }
-            if (at > from)
-                append_blocks(current_, logical + from / block_size, bytes.substr(from, at - from));
-            at += run;
-            from = at;
+            if (zero_blocks_ > 0 && zero_blocks_ < shortest_hole)
+                append_blocks(current_, logical + at / block_size - zero_blocks_, std::string_view(zeros).substr(0, zero_blocks_ * block_size));
+            zero_blocks_ = 0;
         }
-        if (from < bytes.size())
-            append_blocks(current_, logical + from / block_size, bytes.substr(from));
+        put(bytes.size());
     }
 
     void flush_partial(std::uint64_t block) {
-        append_blocks(current_, block, partial_);
+        put_sparse(block, partial_);
         partial_.clear();
     }
 
@@ -628,6 +637,7 @@ private:
     bool open_ = false;
     std::uint64_t position_ = 0;  // of the open file: where the next byte goes
     std::string partial_;         // its unfinished block
+    std::size_t zero_blocks_ = 0; // at its end, not yet decided on
     std::vector<Extent> current_;
     std::vector<std::vector<Extent>> contents_;
     std::string device_;

@@ -69,12 +69,14 @@ InodeId Tree::add(Inode inode) {
 InodeId Tree::resolve_directory(const std::string& entry, const std::vector<std::string>& parts, bool create, bool& missing) {
     std::deque<std::string> todo(parts.begin(), parts.end());
     std::vector<InodeId> path{0};
-    std::size_t followed = 0;
+    std::size_t followed = 0, from_link = 0;  // the first `from_link` parts to do come from a link's target
     while (!todo.empty()) {
         if (path.size() > max_depth)
             refuse_entry(entry, "lies more than " + std::to_string(max_depth) + " directories deep");
         const std::string part = std::move(todo.front());
         todo.pop_front();
+        const bool of_link = from_link > 0;
+        from_link -= of_link;
         if (part == "..") {  // only from a link's target; at the root it stays there
             if (path.size() > 1)
                 path.pop_back();
@@ -87,7 +89,7 @@ InodeId Tree::resolve_directory(const std::string& entry, const std::vector<std:
                 missing = true;
                 return 0;
             }
-            if (followed > 0)
+            if (of_link)
                 refuse_entry(entry, "lies below a symlink that leads nowhere");
             if (++entries_ > limits_.max_entries)
                 refuse_entry(entry, "is one too many: the limit is " + std::to_string(limits_.max_entries));
@@ -116,6 +118,7 @@ InodeId Tree::resolve_directory(const std::string& entry, const std::vector<std:
                 at = end + 1;
             }
             todo.insert(todo.begin(), steps.begin(), steps.end());
+            from_link += steps.size();
         } else {
             refuse_entry(entry, "lies below " + printable(part) + ", which is not a directory");
         }

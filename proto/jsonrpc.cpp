@@ -163,10 +163,10 @@ json error_to_json(const Error& error) {
 Error error_from_json(const json& shape) {
     Error error(error_code_from(string_or(shape, "code")), string_or(shape, "message", "failed without saying why"), string_or(shape, "hint"));
     const auto retryable = shape.find("retryable");
-    std::move(error).with_retryable(retryable != shape.end() && retryable->is_boolean() && retryable->get<bool>());
+    error.with_retryable(retryable != shape.end() && retryable->is_boolean() && retryable->get<bool>());
     if (const auto details = shape.find("details"); details != shape.end() && details->is_object())
         for (const auto& [key, value] : details->items())
-            std::move(error).with_detail(key, value.is_string() ? value.get<std::string>() : dump_line(value));
+            error.with_detail(key, value.is_string() ? value.get<std::string>() : dump_line(value));
     return error;
 }
 

@@ -201,7 +201,6 @@ private:
     void on_signal(int number) {
         Streams* streams = options_.streams;
         if (number == SIGWINCH) {
-            resized_ = true;
             if (attach_ == Attach::open) send_size();
         } else if (number == SIGCONT) {
             if (streams && streams->continued) streams->continued();
@@ -213,8 +212,7 @@ private:
     }
 
     void send_size() {
-        resized_ = false;
-        if (!options_.streams->window || attach_unsent_.size() > max_unsent) return;
+        if (!options_.streams || !options_.streams->window || attach_unsent_.size() > max_unsent) return;
         if (const auto size = options_.streams->window()) attach_unsent_ += proto::encode_resize({size->cols, size->rows});
     }
 
@@ -283,7 +281,7 @@ private:
                 frames_.feed(std::exchange(attach_unread_, {}));
                 attach_ = Attach::open;
                 if (options_.streams->attached) options_.streams->attached();
-                if (resized_) send_size();
+                send_size();  // it may have changed since the request was made
             }
         } else {
             frames_.feed(std::exchange(attach_unread_, {}));
@@ -347,7 +345,7 @@ private:
     std::size_t attach_scanned_ = 0;
     proto::FrameDecoder frames_{proto::Side::daemon};
     StreamWriter out_, err_;
-    bool in_open_ = false, any_output_ = false, resized_ = false;
+    bool in_open_ = false, any_output_ = false;
 
     std::optional<int> cancelled_by_;
     Clock::time_point cancel_deadline_, leftover_deadline_;

@@ -97,7 +97,7 @@ UniqueFd connect_to(const std::string& path, std::chrono::milliseconds patience)
         case EACCES: case EPERM: throw failed(ErrorCode::failed_precondition, "no permission to use " + path, permission_cure(path), "sudo usermod -aG pyro $USER");
         case EAGAIN: case EINTR:
             throw failed(ErrorCode::unavailable, "pyrod does not take connections at " + path, "it is overloaded or hangs; its log says more", "sudo systemctl restart pyrod");
-        default: throw std::move(Error::from_errno("connect to " + path, why)).with_detail("socket", path);
+        default: throw Error::from_errno("connect to " + path, why).with_detail("socket", path);
     }
 }
 

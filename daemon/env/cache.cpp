@@ -19,7 +19,6 @@ namespace {
 using nlohmann::json;
 
 constexpr std::int64_t half_download_age = 7 * 24 * 3600;
-constexpr std::uint64_t half_download_bytes = 8ull << 30;
 constexpr std::uint64_t worker_memory = 4ull << 30;
 constexpr int directory_fd = 4, first_extra_fd = 10;
 
@@ -191,12 +190,12 @@ std::string EnvironmentCache::path(std::string_view folder, std::string_view nam
 
 io::Task<void> EnvironmentCache::start() {
     std::vector<std::string> folders{path("blobs"), path("blobs/sha256"), path("environments"), path("ingest"), path("downloads")};
-    auto work = [folders, ingest = path("ingest"), downloads = path("downloads"), now = unix_now()] {
+    auto work = [folders, ingest = path("ingest"), downloads = path("downloads"), now = unix_now(), limit = options_.max_image_bytes] {
         for (const std::string& folder : folders)
             own_directory(folder, ::geteuid());
         for (const std::string& name : names_in(ingest))
             remove_tree(ingest + "/" + name);
-        trim_downloads(downloads, now, half_download_age, half_download_bytes);
+        trim_downloads(downloads, now, half_download_age, limit);
     };
     auto task = io::offload(pool_, std::move(work));
     co_await std::move(task);
@@ -560,13 +559,14 @@ io::Task<EnvironmentCache::Installation> EnvironmentCache::install_from_registry
         failure = std::current_exception();
     }
     // Nothing stays a worker's: what is kept to go on with later is the daemon's until then.
-    auto settle = [downloads, no_space, all = path("downloads"), alone = jobs_.size() == 1, now = unix_now()] {
+    auto settle = [downloads, no_space, all = path("downloads"), limit = options_.max_image_bytes,
+                   alone = failure && jobs_.size() == 1, now = unix_now()] {
         if (no_space)
             remove_tree(downloads);
         else
             own_directory(downloads, ::geteuid());
         if (alone)  // no other pull works there
-            trim_downloads(all, now, half_download_age, half_download_bytes);
+            trim_downloads(all, now, half_download_age, limit);
     };
     auto settled = io::offload(pool_, std::move(settle));
     co_await std::move(settled);

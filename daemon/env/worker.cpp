@@ -43,11 +43,11 @@ std::uint64_t count_of(const json& object, const char* name) {
 Error error_of(const json& event) {
     Error error(error_code_from(short_text(event, "code", 64)), short_text(event, "message", 4096), short_text(event, "hint", 4096));
     if (event.contains("retryable") && event["retryable"].is_boolean())
-        error = Error(error).with_retryable(event["retryable"].get<bool>());
+        error.with_retryable(event["retryable"].get<bool>());
     if (event.contains("details") && event["details"].is_object() && event["details"].size() <= 16)
         for (const auto& [key, value] : event["details"].items())
             if (value.is_string() && key.size() < 64)
-                error = Error(error).with_detail(key, value.get<std::string>().substr(0, 4096));
+                error.with_detail(key, value.get<std::string>().substr(0, 4096));
     return error;
 }
 

@@ -106,7 +106,7 @@ Error Machine::with_console(Error error) const {
     while (!tail.empty() && tail.back() == '\n') tail.pop_back();
     if (tail.empty()) return error;
     const auto line = tail.rfind('\n');
-    if (error.hint().empty()) std::move(error).with_hint("its last words: " + tail.substr(line == std::string::npos ? 0 : line + 1));
+    if (error.hint().empty()) error.with_hint("its last words: " + tail.substr(line == std::string::npos ? 0 : line + 1));
     return std::move(error).with_detail("console", tail);
 }
 
@@ -318,7 +318,7 @@ io::Task<Error> Machine::explain(Error seen) {
     }
     if (reason.empty()) co_return seen;
     Error out(ErrorCode::guest_failed, "the VM ended: " + reason);
-    std::move(out).with_retryable(true);
+    out.with_retryable(true);
     co_return with_console(std::move(out));
 }
 

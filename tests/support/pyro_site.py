@@ -3,12 +3,14 @@
 Everything is real: the daemon as root, the CLI, QEMU with the built kernel and agent, a registry on loopback.
 """
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import tempfile
 import time
@@ -21,10 +23,12 @@ WAIT = 120  # seconds: a deadline that only a hang reaches
 
 
 def processes():
+    """Every process's pid, with its arguments and cgroups."""
     for entry in pathlib.Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
-                yield int(entry.name), (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                text = (entry / "cmdline").read_bytes().replace(b"\0", b" ") + (entry / "cgroup").read_bytes()
+                yield int(entry.name), text.decode(errors="replace")
 
 
 class Site:
@@ -118,11 +122,14 @@ class Site:
     # What it leaves
 
     def own_processes(self):
-        return [pid for pid, command in processes() if str(self.path) in command and pid != os.getpid()]
+        """By their arguments, or by the cgroup of this daemon's instance: QEMU's arguments name no file of the site."""
+        mark = f"pyro-{hashlib.sha256(str(self.state.resolve()).encode()).hexdigest()[:8]}"
+        return [pid for pid, text in processes() if (str(self.path) in text or mark in text) and pid != os.getpid()]
 
     def vm_processes(self):
-        """The QEMUs of this site: their files are passed by descriptor, so the daemon's word for them is the row's."""
-        return [pid for pid, command in processes() if f"guest={self.path.name}" in command]
+        """The pids of this site's QEMUs, by the daemon's own records."""
+        with contextlib.closing(sqlite3.connect(self.run_dir / "run.db")) as db:
+            return [pid for (pid,) in db.execute("SELECT pid FROM machines WHERE pid != 0")]
 
     def leftovers(self):
         """Files and directories that only a living VM or pull may have."""

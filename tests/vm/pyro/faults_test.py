@@ -130,8 +130,8 @@ class Faults(unittest.TestCase):
         self.assertEqual(self.error_of(site, "run", "--allow-host-compat", "debian:12", "--", "true")["code"], "failed_precondition")
         site.socket.chmod(0o666)
 
-        def as_user(*args):
-            return site.pyro(*args, user=12345, group=12345, extra_groups=[])
+        def as_user(*args, **kwargs):
+            return site.pyro(*args, user=12345, group=12345, extra_groups=[], **kwargs)
 
         self.assertEqual(as_user("run", "debian:12", "--", "true").returncode, 125)
         script = "id -u; id -g; ls -a /home /root 2>&1 | head -3; test -e /run/pyro && echo socket; cat /proc/net/dev | wc -l; find / -xdev -perm /6000 2>/dev/null | head -3; exit 5"

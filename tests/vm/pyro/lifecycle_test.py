@@ -46,7 +46,7 @@ class Lifecycle(site_case.SiteCase):
         self.assertNotIn(vm, self.states())
         done = self.site.pyro("vm", "delete", vm)
         self.assertEqual(done.returncode, 125)
-        self.assertIn(b"not", done.stderr)
+        self.assertIn(b"there is no VM", done.stderr)
 
     def test_a_ttl_ends_it(self):
         vm = self.create("--ttl-seconds", "1")
@@ -101,7 +101,8 @@ class Lifecycle(site_case.SiteCase):
         self.site.json("vm", "start", vm)
         (qemu,) = self.site.vm_processes()
         for task in os.listdir(f"/proc/{qemu}/task"):
-            status = dict(line.split(":\t", 1) for line in open(f"/proc/{qemu}/task/{task}/status").read().splitlines() if ":\t" in line)
+            with open(f"/proc/{qemu}/task/{task}/status") as file:
+                status = dict(line.split(":\t", 1) for line in file.read().splitlines() if ":\t" in line)
             self.assertGreaterEqual(min(map(int, status["Uid"].split())), 2_000_000)
             self.assertGreaterEqual(min(map(int, status["Gid"].split())), 2_000_000)
             self.assertEqual(status["Groups"].strip(), "")
@@ -155,13 +156,17 @@ class Lifecycle(site_case.SiteCase):
         self.site.json("vm", "delete", vm)
 
     def test_an_idle_daemon_is_idle(self):
-        ticks = lambda: sum(map(int, open(f"/proc/{self.site.daemon.pid}/stat").read().rsplit(")", 1)[1].split()[11:13]))
+        def of_proc(name):
+            with open(f"/proc/{self.site.daemon.pid}/{name}") as file:
+                return file.read()
+
+        ticks = lambda: sum(map(int, of_proc("stat").rsplit(")", 1)[1].split()[11:13]))
         self.site.pyro("vm", "list", check=True)
         time.sleep(1)  # what is measured is what happens while nothing happens
         before = ticks()
         time.sleep(3)
         self.assertLessEqual(ticks() - before, 1)
-        rss = int(next(line for line in open(f"/proc/{self.site.daemon.pid}/status") if line.startswith("VmRSS")).split()[1])
+        rss = int(next(line for line in of_proc("status").splitlines() if line.startswith("VmRSS")).split()[1])
         self.assertLess(rss, 30 * 1024, "the daemon's resident memory in KiB")
 
 
