@@ -18,6 +18,8 @@ namespace fs = std::filesystem;
 using state::MachineKind;
 using state::MachineState;
 
+constexpr const char* time_is_up = "its time to live was over";
+
 std::string new_id() {
     unsigned char bytes[6];
     while (::getrandom(bytes, sizeof bytes, 0) != static_cast<ssize_t>(sizeof bytes))
@@ -32,9 +34,9 @@ std::string new_id() {
 
 bool may_see(state::Viewer viewer, const Machine& machine) { return viewer.admin || machine.row().owner_uid == viewer.uid; }
 
-io::Task<void> close_quietly(std::shared_ptr<Machine> machine) {
+io::Task<void> close_quietly(std::shared_ptr<Machine> machine, std::string reason) {
     try {
-        co_await machine->close();
+        co_await machine->close(std::move(reason));
     } catch (const Error&) {
         // Only the record could not be removed; the store says so, and the next start removes it.
     }
@@ -115,7 +117,8 @@ io::Task<std::vector<std::string>> MachineRegistry::reap_expired(state::Viewer v
     for (const auto& machine : list(viewer)) {
         if (machine->row().expires_at == 0 || machine->row().expires_at > now) continue;
         out.push_back(machine->id());
-        co_await remove(machine);
+        co_await close_quietly(machine, time_is_up);
+        machines_.erase(machine->id());
     }
     co_return out;
 }
@@ -128,7 +131,7 @@ io::Task<void> MachineRegistry::reap() {
         for (auto it = machines_.begin(); it != machines_.end();) {
             const std::int64_t due = it->second->row().expires_at;
             if (due > 0 && due <= now) {
-                tasks_.spawn(close_quietly(it->second));
+                tasks_.spawn(close_quietly(it->second, time_is_up));
                 it = machines_.erase(it);
                 continue;
             }
@@ -216,7 +219,7 @@ io::Task<void> MachineRegistry::shut_down() {
     tasks_.stop();
     io::TaskGroup group(executor_);
     for (const auto& [id, machine] : machines_)
-        group.spawn(machine->row().kind == MachineKind::run ? close_quietly(machine) : machine->let_go());
+        group.spawn(machine->row().kind == MachineKind::run ? close_quietly(machine, "the daemon ended") : machine->let_go());
     co_await group.join();
     co_await tasks_.join();
     machines_.clear();

@@ -508,7 +508,7 @@ TEST_CASE("a start that is cancelled, and a machine deleted while it starts, lea
         while (machine->row().process.pid == 0) co_await io::sleep_for(1ms, never);
         co_await host.registry.remove(machine);
         co_await group.join();
-        REQUIRE(message == "VM " + machine->id() + " was deleted while it started");
+        REQUIRE(message == "VM " + machine->id() + " went while it started: it was deleted");
     });
 }
 
@@ -545,11 +545,14 @@ TEST_CASE("a machine over the limit is refused, and what is past its time is rea
         try {
             co_await machine->start(start_with("true"), never);
         } catch (const Error& e) {
-            REQUIRE_THAT(e.message(), Catch::Matchers::EndsWith("was deleted while it started"));  // on a slow day
+            REQUIRE_THAT(e.message(), Catch::Matchers::EndsWith("went while it started: its time to live was over"));  // on a slow day
         }
         std::string reason = co_await machine->ended(never);
-        if (reason == "its start was cancelled") reason = "it was deleted";
-        REQUIRE(reason == "it was deleted");
+        if (reason == "its start was cancelled") reason = "its time to live was over";
+        REQUIRE(reason == "its time to live was over");
+        const Error gone(ErrorCode::guest_failed, "the guest went away");
+        const Error explained = co_await machine->explain(gone);
+        REQUIRE(explained.message() == "the VM ended: its time to live was over");
         const auto after = host.registry.find(admin, machine->id());
         REQUIRE_FALSE(after);
         // The record goes last, a moment after the machine.
