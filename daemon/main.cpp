@@ -56,7 +56,7 @@ UniqueFd listen_for_clients(const Config& config) {
     return listening;
 }
 
-env::CacheOptions environment_options(const Config& config) {
+env::CacheOptions environment_options(const Config& config, vm::VmUids& uids) {
     env::CacheOptions options;
     options.state_directory = config.state_dir;
     options.image_worker = config.workers.image;
@@ -69,9 +69,11 @@ env::CacheOptions environment_options(const Config& config) {
         options.registries[host] = env::RegistrySettings{registry.plain_http, registry.allow_private, registry.ca_file};
     options.max_image_bytes = static_cast<std::uint64_t>(config.environments.max_image_mib) << 20;
     options.concurrent_pulls = static_cast<std::size_t>(config.limits.pulls);
-    options.uid_first = static_cast<uid_t>(config.guest.uid_first);
-    options.uid_last = static_cast<uid_t>(config.guest.uid_last);
-    options.sub_first = options.uid_last + 1;
+    options.sub_first = static_cast<uid_t>(config.guest.uid_last) + 1;
+    options.claim_uid = [&uids](const std::string& job) {
+        auto lease = std::make_shared<vm::VmUids::Lease>(uids.claim(0, job));
+        return env::CacheOptions::ClaimedUid{lease->uid(), lease};
+    };
     return options;
 }
 
@@ -125,7 +127,7 @@ io::Task<void> serve(const Config& config, const Options& options, state::Store&
     const std::unique_ptr<vm::Hypervisor> hypervisor = vm::qemu::make_qemu_hypervisor(executor, *supervisor, hypervisor_config(config));
     vm::VmUids uids(store, static_cast<uid_t>(config.guest.uid_first), static_cast<uid_t>(config.guest.uid_last), "/run/pyro-vm-uids.lock");
     vm::MachineRegistry machines(executor, store, *hypervisor, uids, registry_config(config));
-    env::EnvironmentCache environments(executor, *supervisor, store, pool, environment_options(config));
+    env::EnvironmentCache environments(executor, *supervisor, store, pool, environment_options(config, uids));
 
     const std::string sandboxes = config.state_dir + "/compat";
     fs::remove_all(sandboxes);  // they were bound to calls of an earlier daemon

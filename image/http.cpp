@@ -107,7 +107,7 @@ public:
             set_option(curl_, CURLOPT_TIMEOUT, options.document_seconds);
         set_option(curl_, CURLOPT_USERAGENT, "pyro/" PYRO_VERSION);
         set_option(curl_, CURLOPT_ERRORBUFFER, static_cast<char*>(error_text));
-        set_option(curl_, CURLOPT_BUFFERSIZE, 256L << 10);
+        curl_easy_setopt(curl_, CURLOPT_BUFFERSIZE, 256L << 10);  // a wish: after a failed transfer libcurl may keep its old one
         set_option(curl_, CURLOPT_HEADERFUNCTION, &Impl::on_header);
         set_option(curl_, CURLOPT_HEADERDATA, this);
         set_option(curl_, CURLOPT_WRITEFUNCTION, &Impl::on_body);

@@ -344,7 +344,7 @@ io::Task<std::optional<Chunk>> ExecSession::read(std::stop_token stop) {
 
 io::Task<void> ExecSession::write_stdin(std::string bytes, std::stop_token stop) {
     const std::shared_ptr<SessionState> state = state_;
-    PYRO_CHECK(!state->input_end);
+    if (state->input_end) throw Error(ErrorCode::invalid_argument, "the command's standard input was already closed");
     for (std::size_t done = 0; done < bytes.size();) {
         channel_->check();
         if (state->input_closed || state->status) co_return;

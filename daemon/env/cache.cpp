@@ -64,6 +64,14 @@ std::optional<Digest> as_digest(const std::string& name) {
     }
 }
 
+std::optional<supervise::Credentials> credentials_of(const std::optional<CacheOptions::ClaimedUid>& owner) {
+    if (!owner)
+        return std::nullopt;
+    supervise::Credentials out;
+    out.uid = out.gid = owner->uid;
+    return out;
+}
+
 bool hex_prefix(const std::string& name) {
     return name.size() >= 6 && name.size() <= 64 && name.find_first_not_of("0123456789abcdef") == std::string::npos;
 }
@@ -144,35 +152,11 @@ private:
     std::uint64_t id_;
 };
 
-// The uid a job's workers run as: nobody else's while it is held. None in a daemon without privileges.
-struct EnvironmentCache::WorkerUid {
-    state::Store* store = nullptr;
-    uid_t uid = 0;
-
-    WorkerUid() = default;
-    WorkerUid(WorkerUid&& other) noexcept : store(std::exchange(other.store, nullptr)), uid(other.uid) {}
-    WorkerUid& operator=(WorkerUid&&) = delete;
-    ~WorkerUid() {
-        if (store)
-            store->release_uid(uid);
-    }
-    std::optional<supervise::Credentials> credentials() const {
-        if (!store)
-            return std::nullopt;
-        supervise::Credentials out;
-        out.uid = uid;
-        out.gid = uid;
-        return out;
-    }
-};
-
-EnvironmentCache::WorkerUid EnvironmentCache::worker_uid(const std::string& job_id) {
-    WorkerUid out;
-    if (::geteuid() == 0) {
-        out.uid = store_.lease_uid(0, "image-" + job_id, options_.uid_first, options_.uid_last);
-        out.store = &store_;
-    }
-    return out;
+std::optional<CacheOptions::ClaimedUid> EnvironmentCache::worker_uid(const std::string& job_id) const {
+    if (::geteuid() != 0)
+        return std::nullopt;
+    PYRO_CHECK(options_.claim_uid);
+    return options_.claim_uid("image-" + job_id);
 }
 
 EnvironmentCache::EnvironmentCache(io::Executor executor, supervise::Supervisor& supervisor, state::Store& store, io::WorkerPool& pool, CacheOptions options)
@@ -523,13 +507,13 @@ io::Task<EnvironmentCache::Installation> EnvironmentCache::install_from_registry
 
     const std::string downloads = path("downloads", Digest::of(reference.str()).hex().substr(0, 32));
     const std::string blobs = path("blobs/sha256");
-    const WorkerUid owner = worker_uid(job_id);
+    const std::optional<CacheOptions::ClaimedUid> owner = worker_uid(job_id);
     json request = {{"reference", resolved.name}, {"endpoint", endpoint.url}, {"repository", reference.repository}, {"selector", reference.selector()},
                     {"directory_fd", directory_fd}, {"max_bytes", options_.max_image_bytes}, {"hosts", hosts},
                     {"connect_seconds", options_.connect_seconds}, {"low_speed_seconds", options_.low_speed_seconds},
                     {"attempts", options_.attempts}, {"retry_base_ms", options_.retry_base_ms}};
 
-    auto prepare = [downloads, blobs, uid = owner.store ? owner.uid : ::geteuid()] {
+    auto prepare = [downloads, blobs, uid = owner ? owner->uid : ::geteuid()] {
         own_directory(downloads, uid);
         return names_in(blobs);
     };
@@ -545,7 +529,7 @@ io::Task<EnvironmentCache::Installation> EnvironmentCache::install_from_registry
         worker.program = options_.image_worker;
         worker.subcommand = "fetch";
         worker.scope = "image-" + job_id;
-        worker.as = owner.credentials();
+        worker.as = credentials_of(owner);
         worker.network = true;
         worker.memory_max = worker_memory;
         worker.fds.push_back(passed(open_file(downloads, O_RDONLY | O_DIRECTORY | O_NOFOLLOW), directory_fd));
@@ -659,9 +643,9 @@ io::Task<EnvironmentCache::Installation> EnvironmentCache::install_from_registry
 io::Task<EnvironmentCache::Installation> EnvironmentCache::install_from_archive(std::string job_id, ResolvedName resolved, ProgressSink progress, std::stop_token stop) {
     if (::geteuid() != 0)
         throw Error(ErrorCode::failed_precondition, "building from the Debian archive needs a daemon that runs as root", "make a registry or a mirror reachable");
-    const WorkerUid owner = worker_uid(job_id);
+    const std::optional<CacheOptions::ClaimedUid> owner = worker_uid(job_id);
     const std::string directory = path("ingest", "archive-" + job_id), temporary = directory + "/tmp", tar = directory + "/root.tar";
-    auto prepare = [directory, temporary, uid = owner.uid] {
+    auto prepare = [directory, temporary, uid = owner->uid] {
         own_directory(directory, 0);
         // The way there is open to the worker's uid for as long as the job lasts; the state directory above is not.
         own_directory(temporary, uid);
@@ -679,7 +663,7 @@ io::Task<EnvironmentCache::Installation> EnvironmentCache::install_from_archive(
         worker.network = true;
         worker.fds.push_back(passed(open_file(tar, O_RDWR | O_CREAT | O_EXCL, 0600), directory_fd));
         json request = {{"program", options_.mmdebstrap}, {"suite", resolved.entry->suite}, {"packages", resolved.entry->packages},
-                        {"uid", owner.uid}, {"gid", owner.uid}, {"sub_first", options_.sub_first}, {"sub_count", 65535},
+                        {"uid", owner->uid}, {"gid", owner->uid}, {"sub_first", options_.sub_first}, {"sub_count", 65535},
                         {"temp", temporary}, {"tar_fd", directory_fd}};
         json result = co_await run_worker(supervisor_, std::move(worker), std::move(request), progress, stop);
         EnvironmentManifest manifest;
@@ -726,7 +710,7 @@ json pass_layers(WorkerJob& worker, const std::vector<std::string>& paths, const
 
 io::Task<EnvironmentManifest> EnvironmentCache::build(std::string job_id, std::vector<std::string> layer_paths, std::vector<std::string> diff_ids,
                                                       EnvironmentManifest manifest, ProgressSink progress, std::stop_token stop) {
-    const WorkerUid owner = worker_uid(job_id + "-build");
+    const std::optional<CacheOptions::ClaimedUid> owner = worker_uid(job_id + "-build");
     const std::string directory = path("ingest", "build-" + job_id);
     std::exception_ptr failure;
     try {
@@ -738,7 +722,7 @@ io::Task<EnvironmentManifest> EnvironmentCache::build(std::string job_id, std::v
         worker.program = options_.image_worker;
         worker.subcommand = "build";
         worker.scope = "build-" + job_id;
-        worker.as = owner.credentials();
+        worker.as = credentials_of(owner);
         worker.memory_max = worker_memory;
         worker.fds.push_back(passed(open_file(directory + "/" + root_file, O_RDWR | O_CREAT | O_EXCL, 0600), directory_fd));
         const json layers = pass_layers(worker, layer_paths, diff_ids, manifest);
@@ -749,11 +733,23 @@ io::Task<EnvironmentManifest> EnvironmentCache::build(std::string job_id, std::v
             manifest.root_size = result.at("size").get<std::uint64_t>();
             manifest.root_allocated = result.at("allocated").get<std::uint64_t>();
             manifest.root_digest = Digest::parse(text_of(result, "digest"));
-            if (manifest.digest.empty())  // its own identity, told apart from any registry's manifest
-                manifest.digest = Digest::of("pyro environment\n" + std::string(to_string(manifest.source)) + "\n" + manifest.name + "\n" +
-                                             text_of(result.at("layers").at(0), "diff_id") + "\n");
+            if (manifest.digest.empty()) {  // an identity of its own, told apart from any registry's manifest
+                const Digest tar = Digest::parse(text_of(result.at("layers").at(0), "diff_id"));
+                manifest.digest = Digest::of("pyro environment\n" + std::string(to_string(manifest.source)) + "\n" + manifest.name + "\n" + tar.str() + "\n");
+                manifest.layers.push_back(LayerInfo{tar, result.at("layers").at(0).at("unpacked").get<std::uint64_t>()});
+            }
         } catch (const json::exception&) {
             throw Error(ErrorCode::environment_invalid, "the image worker's answer does not fit", "pull again; see the daemon's log");
+        }
+        if (manifest.source == Source::debian_archive) {  // its one layer is kept as a registry's would be: to unpack, to build again
+            auto keep = [tar = layer_paths.at(0), blobs = path("blobs/sha256"), layer = manifest.layers.at(0), stop] {
+                const std::string folder = tar.substr(0, tar.rfind('/'));
+                if (::rename(tar.c_str(), (folder + "/" + layer.digest.hex()).c_str()) != 0)
+                    throw Error::from_errno("name the archive's layer");
+                adopt_blob(folder, blobs, layer.digest, layer.size, stop);
+            };
+            auto keeping = io::offload(pool_, std::move(keep));
+            co_await std::move(keeping);
         }
         manifest.installed_at = unix_now();
         auto install_it = [directory, text = manifest.to_json(), size = manifest.root_size, to = path("environments", manifest.digest.hex())] {

@@ -36,7 +36,13 @@ struct CacheOptions {
     std::uint64_t max_image_bytes = 16ull << 30;            // of layers, packed; unpacked four times that
     std::uint64_t disk_bytes = 8ull << 30;                  // of a root image; larger where the content needs it
     std::size_t concurrent_pulls = 4;
-    uid_t uid_first = 2000000, uid_last = 2065535;          // workers take theirs from the VMs' range
+    // A uid for one job's workers: nobody else's until `held` goes. A daemon that runs as root must have it; without
+    // privileges the workers run as the daemon's own user.
+    struct ClaimedUid {
+        uid_t uid = 0;
+        std::shared_ptr<void> held;
+    };
+    std::function<ClaimedUid(const std::string& job)> claim_uid;
     uid_t sub_first = 2065536;                              // 65535 ids for the namespace of the Debian archive's packages
     std::int64_t connect_seconds = 10, low_speed_seconds = 30;
     int attempts = 5, retry_base_ms = 500;
@@ -143,8 +149,8 @@ private:
                                         EnvironmentManifest manifest, ProgressSink progress, std::stop_token stop);
     io::Task<void> remember(EnvironmentManifest manifest, std::string reference, state::Viewer viewer);
 
-    struct WorkerUid;
-    WorkerUid worker_uid(const std::string& job_id);
+    // Who the workers of a job run as; nothing in a daemon without privileges.
+    std::optional<CacheOptions::ClaimedUid> worker_uid(const std::string& job_id) const;
 
     io::Executor executor_;
     supervise::Supervisor& supervisor_;

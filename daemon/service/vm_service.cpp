@@ -123,7 +123,8 @@ io::Task<proto::ExecResult> VmService::run_and_remove(rpc::Call& call, std::shar
     } catch (...) {
         other = std::current_exception();
     }
-    if (error) error = co_await machine->explain(std::move(*error));
+    // What a start throws is the cause; what a channel says later is often only the consequence of one.
+    if (error && started) error = co_await machine->explain(std::move(*error));
     const bool may_compat = error && !started && machine->row().allow_host_compat && !call.stop().stop_requested();
     if (may_compat) {
         // Only where the guest could not be started at all: a command that ran, or may have run, is never run again.
@@ -225,14 +226,7 @@ io::Task<proto::VmInfo> VmService::serve(proto::VmStart, proto::VmStartParams pa
     machine = machines_.get(viewer, params.vm_id);
     vm::StartRequest start;
     start.root_image = environment.root_image();
-    std::optional<Error> error;
-    try {
-        co_await machine->start(std::move(start), call.stop());
-    } catch (const Error& e) {
-        error = e;
-    }
-    if (error) error = co_await machine->explain(std::move(*error));
-    if (error) throw *error;
+    co_await machine->start(std::move(start), call.stop());
     co_return info_of(*machine);
 }
 

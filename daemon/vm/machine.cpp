@@ -1,5 +1,7 @@
 #include "daemon/vm/machine.hpp"
 
+#include "common/crash_point.hpp"
+
 #include "daemon/vm/root_image.hpp"
 
 #include <algorithm>
@@ -84,6 +86,8 @@ void Machine::move_to(MachineState state, const std::string& failure) {
     row_.state = state;
     row_.failure = failure;
     services_.store.update_machine(row_);
+    if (state == MachineState::running) crash_point("machine_running");
+    if (state == MachineState::stopping) crash_point("machine_stopping");
 }
 
 // The machine is down; the record says so last.
@@ -206,9 +210,11 @@ io::Task<std::shared_ptr<agent::ExecSession>> Machine::attempt(const StartReques
     plan.before_exec = [this](const supervise::ProcessIdentity& process) {
         row_.process = record_of(process);
         services_.store.set_machine_process(row_.id, row_.process);
+        crash_point("process_recorded");
     };
     instance_ = co_await services_.hypervisor.launch(std::move(plan), stop);
     instance_launched_ = true;
+    crash_point("process_started");
     io::Stream stream = co_await instance_->connect_agent(stop);
     channel_ = std::make_unique<agent::Channel>(services_.executor, std::move(stream));
     channel_->start(fresh_identity(row_.id));

@@ -1,5 +1,7 @@
 #include "daemon/vm/registry.hpp"
 
+#include "common/crash_point.hpp"
+
 #include <algorithm>
 #include <cerrno>
 #include <ctime>
@@ -77,6 +79,7 @@ std::shared_ptr<Machine> MachineRegistry::create(MachineRequest request) {
     row.created_at = std::time(nullptr);
     row.expires_at = request.ttl_seconds > 0 ? row.created_at + request.ttl_seconds : 0;
     store_.insert_machine(row);
+    crash_point("machine_recorded");
     auto machine = std::make_shared<Machine>(services_, std::move(row), std::move(reservation));
     add(machine);
     return machine;

@@ -399,12 +399,13 @@ void Exec::flush_input() {
             close_input();  // nobody reads it any more
         }
     }
+    bool terminal_full = false;
     if (!input_closed_ && input_end_ && input_.size() == 0) {
         constexpr char end_of_transmission = 4;
-        if (tty_ && ::write(input_fd_.get(), &end_of_transmission, 1) < 0 && errno == EAGAIN) {}  // a full terminal: its reader has more than enough to see
-        close_input();
+        terminal_full = tty_ && ::write(input_fd_.get(), &end_of_transmission, 1) < 0 && errno == EAGAIN;
+        if (!terminal_full) close_input();
     }
-    const bool wanted = !input_closed_ && input_.size() > 0;
+    const bool wanted = !input_closed_ && (input_.size() > 0 || terminal_full);
     if (wanted != input_watched_) {
         if (wanted) poll_.watch(input_fd_.get(), true, number_, Source::input);
         else if (input_fd_) poll_.forget(input_fd_.get());

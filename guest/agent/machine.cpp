@@ -2,11 +2,13 @@
 
 #include "common/error.hpp"
 
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <ctime>
 #include <dirent.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <linux/netlink.h>
 #include <linux/random.h>
 #include <net/if.h>
@@ -26,6 +28,8 @@ namespace {
 
 constexpr char root_disk[] = "/dev/vda";
 constexpr char new_root[] = "/root-disk";
+// From the kernel's fs/ext4/ext4.h; not in its user headers.
+#define EXT4_IOC_RESIZE_FS _IOW('f', 16, std::uint64_t)
 
 void mount_on(const char* type, const char* target, unsigned long flags, const char* options) {
     ::mkdir(target, 0755);
@@ -66,7 +70,7 @@ void complete_dev() {
 }
 
 void prepare_cgroups() {
-    write_file("/sys/fs/cgroup/cgroup.subtree_control", "+memory +pids +cpu", O_WRONLY);
+    write_file("/sys/fs/cgroup/cgroup.subtree_control", "+memory +pids", O_WRONLY);
     if (::mkdir(exec_cgroups, 0755) != 0 && errno != EEXIST) throw Error::from_errno(std::string("create ") + exec_cgroups);
     write_file(std::string(exec_cgroups) + "/cgroup.subtree_control", "+memory +pids", O_WRONLY);
     // A fork bomb leaves room for what the agent and the kernel have to start.
@@ -127,9 +131,30 @@ UniqueFd open_port(const std::string& name) {
     }
 }
 
+// A disk that is larger than the image's file system: the file system grows into it, mounted.
+// Superblock fields: https://www.kernel.org/doc/html/latest/filesystems/ext4/globals.html#super-block
+void grow_to_disk() {
+    const UniqueFd disk = open_file(root_disk, O_RDONLY);
+    std::uint64_t bytes = 0;
+    std::array<unsigned char, 1024> super{};
+    if (::ioctl(disk.get(), BLKGETSIZE64, &bytes) != 0 || ::pread(disk.get(), super.data(), super.size(), 1024) != static_cast<ssize_t>(super.size()))
+        throw Error::from_errno("look at the root disk");
+    const auto field = [&](std::size_t at) {
+        return std::uint64_t{super[at]} | std::uint64_t{super[at + 1]} << 8 | std::uint64_t{super[at + 2]} << 16 | std::uint64_t{super[at + 3]} << 24;
+    };
+    const std::uint64_t block_size = 1024ull << (field(0x18) & 7);
+    const bool wide = field(0x60) & 0x80;  // INCOMPAT_64BIT: the block count has a high half
+    const std::uint64_t blocks = field(0x4) | (wide ? field(0x150) << 32 : 0);
+    std::uint64_t wanted = bytes / block_size;
+    if (wanted <= blocks) return;
+    const UniqueFd root = open_file(new_root, O_RDONLY | O_DIRECTORY);
+    if (::ioctl(root.get(), EXT4_IOC_RESIZE_FS, &wanted) != 0) throw Error::from_errno("grow the root file system to its disk");
+}
+
 void enter_root() {
     ::mkdir(new_root, 0755);
     if (::mount(root_disk, new_root, "ext4", MS_NOATIME, nullptr) != 0) throw Error::from_errno("mount the root disk");
+    grow_to_disk();
     for (const char* tree : {"/dev", "/proc", "/sys", "/run"}) {
         const std::string target = new_root + std::string(tree);
         if (::mkdir(target.c_str(), 0755) != 0 && errno != EEXIST) throw Error::from_errno("create " + target);

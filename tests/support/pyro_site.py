@@ -27,6 +27,8 @@ def processes():
     for entry in pathlib.Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
+                if not (entry / "cmdline").read_bytes():
+                    continue  # a kernel thread, or dead and only not yet collected by its parent
                 text = (entry / "cmdline").read_bytes().replace(b"\0", b" ") + (entry / "cgroup").read_bytes()
                 yield int(entry.name), text.decode(errors="replace")
 

@@ -1,5 +1,7 @@
 #include "daemon/vm/qemu/backend.hpp"
 
+#include "common/crash_point.hpp"
+
 #include "common/error.hpp"
 #include "daemon/io/task_group.hpp"
 #include "daemon/vm/qemu/qcow2.hpp"
@@ -376,6 +378,7 @@ private:
         if (disks.overlay_exists) return open_file(disks.overlay, O_RDWR | O_NOFOLLOW);
         UniqueFd fd = open_file(disks.overlay, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
         write_all(fd.get(), empty_qcow2(disk_bytes));
+        crash_point("overlay_written");
         return fd;
     }
 

@@ -54,12 +54,14 @@ supervise::Command command_line(const Programs& programs, const Launch& launch, 
 
     std::string append = "console=ttyS0 reboot=t panic=-1";
     append += launch.verbose_kernel ? " earlyprintk=ttyS0" : " quiet";
-    // Emulated clocks are exact: told, there is nothing to measure, which goes wrong on a busy host (guest/README.md).
-    if (!kvm) append += " tsc=reliable tsc_early_khz=" + std::to_string(launch.tsc_khz) + " lapic_timer_khz=1000000";
+    // The emulated clocks are exact: a guest that measures them under load loses its timer (guest/README.md).
+    if (!kvm) append += " tsc=reliable lapic_timer_khz=1000000";
+    if (launch.tsc_khz > 0) append += " tsc_early_khz=" + std::to_string(launch.tsc_khz);
 
     add({"qemu-system-x86_64",
          "-accel", kvm ? "kvm" : "tcg,tb-size=" + std::to_string(code_buffer_mib),
-         // 5-level paging and byte-wise `rep movsb` only cost an emulator; nested hosts cannot set what ARCH_CAPABILITIES asks for.
+         // 5-level paging only costs an emulator, and with ERMS its guest copies byte by byte; nested hosts cannot set what
+         // ARCH_CAPABILITIES asks for.
          "-cpu", kvm ? "host,-arch-capabilities" : "max,la57=off,erms=off",
          "-machine", "microvm,acpi=off",
          "-m", std::to_string(launch.spec.mem_mib),

@@ -20,7 +20,7 @@ using Clock = std::chrono::steady_clock;
 
 namespace {
 
-constexpr std::size_t out_size = 64 << 20, in_size = 32 << 20;
+constexpr std::size_t out_size = 64 << 20, in_size = 128 << 20;
 
 double rate(std::size_t bytes, Clock::time_point since) {
     return static_cast<double>(bytes) / (1 << 20) / std::chrono::duration<double>(Clock::now() - since).count();
@@ -35,9 +35,9 @@ int connect_to(const std::string& path) {
     return fd;
 }
 
-double raw_out(int fd) {
+double raw_out(int fd, const char* order) {
     std::vector<char> buffer(256 << 10);
-    if (::write(fd, "o0", 2) != 2) std::exit(1);
+    if (::write(fd, order, 2) != 2) std::exit(1);
     ssize_t n = ::read(fd, buffer.data(), buffer.size());
     const auto since = Clock::now();
     for (std::size_t left = out_size - static_cast<std::size_t>(n); left > 0; left -= static_cast<std::size_t>(n))
@@ -80,7 +80,7 @@ io::Task<void> agent_rates(std::string socket, std::vector<double>& out, std::ve
         if (bytes != out_size) std::exit(1);
         out.push_back(rate(out_size, since));
 
-        spec.argv = {"/bin/sh", "-c", "exec cat > /dev/null"};
+        spec.argv = {"dd", "of=/dev/null", "bs=64k"};
         spec.has_stdin = true;
         session = channel.exec(spec);
         co_await session->started(stop);
@@ -99,7 +99,7 @@ io::Task<void> agent_rates(std::string socket, std::vector<double>& out, std::ve
 
 int main(int argc, char** argv) {
     if (argc != 2) return 2;
-    std::vector<double> bare_out, bare_in, bare_in_small, out, in;
+    std::vector<double> bare_out, zero_out, bare_in, bare_in_small, out, in;
     {
         const std::string initramfs = std::getenv("PYRO_TEST_INITRAMFS");
         ::setenv("PYRO_TEST_INITRAMFS", argv[1], 1);
@@ -107,7 +107,8 @@ int main(int argc, char** argv) {
         ::setenv("PYRO_TEST_INITRAMFS", initramfs.c_str(), 1);
         const int fd = connect_to(vm.socket());
         for (int round = 0; round < 5; ++round) {
-            bare_out.push_back(raw_out(fd));
+            bare_out.push_back(raw_out(fd, "o0"));
+            zero_out.push_back(raw_out(fd, "z0"));
             bare_in.push_back(raw_in(fd, '6'));
             bare_in_small.push_back(raw_in(fd, '0'));
         }
@@ -118,7 +119,8 @@ int main(int argc, char** argv) {
         io::Loop loop;
         loop.run([&]() -> io::Task<void> { co_await agent_rates(vm.socket(), out, in); });
     }
-    std::printf("out of the guest, MiB/s: port %.0f  stdout %.0f  ratio %.2f\n", median(bare_out), median(out), median(out) / median(bare_out));
+    std::printf("out of the guest, MiB/s: port %.0f  port from /dev/zero %.0f  stdout of dd from /dev/zero %.0f  ratios %.2f %.2f\n", median(bare_out), median(zero_out),
+                median(out), median(out) / median(bare_out), median(out) / median(zero_out));
     std::printf("into the guest,  MiB/s: port, reads of 64 KiB %.1f  of 1 KiB %.1f  stdin %.1f  ratio %.2f\n", median(bare_in), median(bare_in_small),
                 median(in), median(in) / median(bare_in));
     return 0;

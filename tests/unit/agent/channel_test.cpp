@@ -128,7 +128,10 @@ TEST_CASE("identity and first command are on the wire before the guest says a wo
         status.exit_code = 3;
         co_await guest.send(FrameType::exited, got.stream, 0, wire::encode(status));
         std::string out, err;
-        while (std::optional<agent::Chunk> chunk = co_await session->read(never)) (chunk->stream == Output::out ? out : err) += chunk->bytes;
+        while (std::optional<agent::Chunk> chunk = co_await session->read(never)) {
+            std::string& to = chunk->stream == Output::out ? out : err;
+            to += chunk->bytes;
+        }
         REQUIRE(out == "abcdef");
         REQUIRE(err == "E");
         wire::ExitStatus ended = co_await session->exited(never);

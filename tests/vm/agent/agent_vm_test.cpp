@@ -47,8 +47,10 @@ ExecSpec shell(std::string script) { return command("/bin/sh", "-c", std::move(s
 
 io::Task<Result> finish(std::shared_ptr<ExecSession> session, std::stop_token stop) {
     Result result;
-    while (std::optional<agent::Chunk> chunk = co_await session->read(stop))
-        (chunk->stream == Output::out ? result.out : result.err) += chunk->bytes;
+    while (std::optional<agent::Chunk> chunk = co_await session->read(stop)) {
+        std::string& to = chunk->stream == Output::out ? result.out : result.err;
+        to += chunk->bytes;
+    }
     result.status = co_await session->exited(stop);
     co_return std::move(result);
 }
@@ -144,6 +146,12 @@ TEST_CASE("a command that reads no input ends although input comes") {
 TEST_CASE("a terminal is one: size, job control, resize, end of input") {
     Result result;
     std::string seen;
+    const struct ShowOnFailure {
+        const std::string& text;
+        ~ShowOnFailure() {
+            if (std::uncaught_exceptions() > 0) std::fprintf(stderr, "the terminal showed: %s\n", text.c_str());
+        }
+    } show{seen};
     with_guest([&](Channel& channel, std::stop_token stop) -> io::Task<void> {
         ExecSpec spec = command("/bin/sh");
         spec.tty = true;
@@ -156,18 +164,29 @@ TEST_CASE("a terminal is one: size, job control, resize, end of input") {
                 seen += chunk->bytes;
             }
         };
-        std::string script = "stty size; tty; echo term=$TERM; cat\n";
+        std::string script = "stty size; tty; echo term=$TERM; sh -c 'echo in\"\"side; exec cat'\n";
         co_await session->write_stdin(std::move(script), stop);
-        std::string mark = "term=xterm";
+        std::string mark = "inside";  // said by who is in the foreground
         co_await until(mark);
         session->resize(33, 44);
-        std::string interrupt = "\x03stty size; echo after=$?; exit 5\n";  // Ctrl-C ends cat, the shell goes on
+        std::string interrupt = "\x03";  // ends cat, the shell goes on
         co_await session->write_stdin(std::move(interrupt), stop);
-        result = co_await finish(session, stop);
-        seen += result.out;
+        mark = "^C";
+        co_await until(mark);
+        const std::size_t interrupted = seen.find(mark);
+        while (seen.find("# ", interrupted) == std::string::npos) {  // a shell at its prompt: what is typed before, it may throw away
+            std::optional<agent::Chunk> chunk = co_await session->read(stop);
+            REQUIRE(chunk);
+            seen += chunk->bytes;
+        }
+        std::string rest = "stty size; echo after=$?; exit 5\n";
+        co_await session->write_stdin(std::move(rest), stop);
+        while (std::optional<agent::Chunk> chunk = co_await session->read(stop)) seen += chunk->bytes;
+        result.status = co_await session->exited(stop);
     });
     INFO(seen);
     REQUIRE(seen.find("17 91\r\n/dev/pts/0\r\n") != std::string::npos);
+    REQUIRE(seen.find("term=xterm\r\n") != std::string::npos);
     REQUIRE(seen.find("44 33\r\nafter=0") != std::string::npos);
     REQUIRE(result.status.exit_code == 5);
 
@@ -268,8 +287,8 @@ TEST_CASE("a kill reaches what left the process group; orphans are reaped; what 
         std::shared_ptr<ExecSession> family = channel.exec(shell("setsid sleep 1111 & setsid sh -c 'sleep 1111 & sleep 1111' & (setsid setsid sleep 1111 &); echo up; sleep 1111"));
         std::optional<agent::Chunk> up = co_await family->read(stop);
         CHECK(up);
-        Result running = co_await finish(channel.exec(shell("pidof sleep | wc -w")), stop);
-        CHECK(running.out == "5\n");
+        Result running = co_await finish(channel.exec(shell("until [ $(pidof sleep | wc -w) = 5 ]; do usleep 20000; done; echo five")), stop);
+        CHECK(running.out == "five\n");
         family->kill();
         Result r = co_await finish(family, stop);
         CHECK(r.status.signal == SIGKILL);

@@ -3,18 +3,18 @@
 #include "common/error.hpp"
 #include "proto/agent.hpp"
 
+#include <csignal>
 #include <cstdlib>
 #include <cstring>
 #include <fcntl.h>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 namespace pyro::test {
-
-int Vm::booted = 0;
 
 VmFiles VmFiles::from_environment() {
     const auto need = [](const char* name) {
@@ -42,7 +42,7 @@ Vm::Vm(int mem_mib, std::vector<std::string> extra) {
     std::filesystem::copy_file(files.root, folder_ + "/root.ext4");
     listener_ = io::listen_unix(socket_, 0600);
     std::vector<std::string> argv{
-        "qemu-system-x86_64", "-accel", "tcg,tb-size=64", "-cpu", std::getenv("PYRO_TEST_CPU") ? std::getenv("PYRO_TEST_CPU") : "max,la57=off", "-M", "microvm,acpi=off", "-m", std::to_string(mem_mib), "-smp", "1",
+        "qemu-system-x86_64", "-accel", "tcg,tb-size=64", "-cpu", std::getenv("PYRO_TEST_CPU") ? std::getenv("PYRO_TEST_CPU") : "max,la57=off,erms=off", "-M", "microvm,acpi=off", "-m", std::to_string(mem_mib), "-smp", "1",
         "-kernel", files.kernel, "-initrd", files.initramfs, "-append", kernel_command_line(), "-nodefaults", "-no-user-config", "-display", "none",
         "-no-reboot", "-serial", "file:" + folder_ + "/console", "-drive", "if=none,id=disk,format=raw,file=" + folder_ + "/root.ext4",
         "-device", "virtio-blk-device,drive=disk", "-chardev", "socket,id=agent,server=on,wait=off,fd=" + std::to_string(listener_.get()),
@@ -54,11 +54,12 @@ Vm::Vm(int mem_mib, std::vector<std::string> extra) {
     pid_ = ::fork();
     if (pid_ < 0) throw Error::from_errno("fork");
     if (pid_ == 0) {
+        ::prctl(PR_SET_PDEATHSIG, SIGKILL);  // a test that is killed leaves no guest
         ::fcntl(listener_.get(), F_SETFD, 0);
         ::execvp(raw[0], raw.data());
         ::_exit(127);
     }
-    ++booted;
+    if (const char* count = std::getenv("PYRO_GUESTS_BOOTED")) std::ofstream(count, std::ios::app) << "1\n";
 }
 
 Vm::~Vm() {

@@ -15,7 +15,8 @@ struct VmFiles {
     static VmFiles from_environment();  // PYRO_TEST_KERNEL, PYRO_TEST_INITRAMFS, PYRO_TEST_ROOT
 };
 
-// One QEMU process on a private copy of the root; killed and reaped at the end of its life.
+// One QEMU process on a private copy of the root; killed and reaped at the end of its life. Counted in the file that
+// PYRO_GUESTS_BOOTED names.
 class Vm {
 public:
     explicit Vm(int mem_mib = 512, std::vector<std::string> extra = {});
@@ -27,7 +28,6 @@ public:
     std::string console() const;
     bool wait_exit();   // waits for QEMU's own end; true when it ended with 0
     bool disk_is_clean();  // by e2fsck, once QEMU is gone
-    static int booted;  // guests so far
 
 private:
     std::string folder_, socket_;

@@ -116,7 +116,7 @@ class Lifecycle(site_case.SiteCase):
         results = []
 
         def one(n):
-            results.append((n, self.site.pyro("run", "--timeout-seconds", "300", "--ttl-seconds", "3000", "debian:12", "--", "echo", str(n), timeout=900)))
+            results.append((n, self.site.pyro("run", "--timeout-seconds", "300", "--ttl-seconds", "3000", "--mem-mib", "256", "debian:12", "--", "echo", str(n), timeout=900)))
 
         before = None
         for _ in range(2):  # the second round must not need more descriptors than the first

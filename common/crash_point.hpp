@@ -1,0 +1,10 @@
+// Named places where the daemon can be made to die, so that tests see what a crash there leaves behind.
+#pragma once
+
+namespace pyro {
+
+// Ends the process at once, without any clean-up, if PYRO_CRASH_AT names this point. The names in use:
+// machine_recorded overlay_written process_recorded process_started machine_running machine_stopping
+void crash_point(const char* name) noexcept;
+
+}  // namespace pyro
