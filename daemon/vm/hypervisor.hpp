@@ -86,8 +86,8 @@ public:
     virtual io::Task<std::unique_ptr<Instance>> launch(LaunchPlan plan, std::stop_token stop) = 0;
     // Nothing when that process is gone; a process that does not answer is killed and is nothing too.
     virtual io::Task<std::unique_ptr<Instance>> adopt(InstanceRecord record, std::stop_token stop) = 0;
-    // Ends what may be left of a machine that is not in memory: its scope. Idempotent.
-    virtual io::Task<void> clear(std::string id, std::stop_token stop) = 0;
+    // Ends what may be left of a machine that is not in memory: its process, if that is known, and its scope. Idempotent.
+    virtual io::Task<void> clear(InstanceRecord record, std::stop_token stop) = 0;
     // Machines of this daemon's instance that something may still run of.
     virtual std::vector<std::string> leftovers() const = 0;
     // Waits for what dropped instances left to do. None may be in use any more.

@@ -158,7 +158,7 @@ io::Task<std::shared_ptr<agent::ExecSession>> Machine::start(StartRequest reques
     co_await tear_down(false);
     end(left, why);
     if (closing_.stop_requested() && !stop.stop_requested())
-        throw Error(ErrorCode::failed_precondition, "VM " + row_.id + " was deleted while it started");
+        throw Error(ErrorCode::failed_precondition, "VM " + row_.id + " went while it started: " + close_reason_);
     std::rethrow_exception(failure);
 }
 
@@ -281,8 +281,9 @@ io::Task<void> Machine::stop(std::chrono::nanoseconds grace, std::stop_token sto
     end(MachineState::stopped, "it was stopped");
 }
 
-io::Task<void> Machine::close() {
+io::Task<void> Machine::close(std::string reason) {
     const auto self = shared_from_this();
+    if (close_reason_.empty()) close_reason_ = std::move(reason);
     closing_.request_stop();
     const auto turn = co_await gate_.acquire(std::stop_token());
     if (closed_) co_return;
@@ -294,7 +295,7 @@ io::Task<void> Machine::close() {
     }
     co_await tear_down(true);
     closed_ = true;
-    if (end_reason_.empty()) end_reason_ = "it was deleted";
+    end_reason_ = close_reason_;
     ended_.set();
     tasks_.stop();
     co_await tasks_.join();
@@ -311,8 +312,8 @@ io::Task<std::string> Machine::ended(std::stop_token stop) {
 
 io::Task<Error> Machine::explain(Error seen) {
     const auto self = shared_from_this();
-    std::string reason = end_reason_;
-    if (instance_ && channel_ && channel_->failure()) {
+    std::string reason = close_reason_.empty() ? end_reason_ : close_reason_;
+    if (reason.empty() && instance_ && channel_ && channel_->failure()) {
         io::Deadline moment(services_.executor, moment_to_end, std::stop_token());
         try {
             const ExitReason exit = co_await instance_->exited(moment.token());

@@ -57,8 +57,9 @@ public:
     std::shared_ptr<agent::ExecSession> exec(const agent::ExecSpec& spec);  // Error(failed_precondition) unless running
     // Asks the guest to power off; after `grace`, QEMU is ended. The disk stays. Fine in any state.
     io::Task<void> stop(std::chrono::nanoseconds grace, std::stop_token stop);
-    // Ends and removes everything, the record last. Idempotent, from any state, any number of callers.
-    io::Task<void> close();
+    // Ends and removes everything, the record last. Idempotent, from any state, any number of callers; the first one's
+    // reason is what whoever used the machine is told.
+    io::Task<void> close(std::string reason = "it was deleted");
 
     // Once it is not running any more, for whatever reason: which.
     io::Task<std::string> ended(std::stop_token stop);
@@ -92,6 +93,7 @@ private:
     std::stop_source closing_;
     io::Event ended_;
     std::string end_reason_;
+    std::string close_reason_;
     std::string console_;                     // of the last instance, kept for explanations
     bool guest_spoke_ = false;                // in the current attempt
     bool hung_ = false;

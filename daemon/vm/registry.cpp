@@ -20,6 +20,8 @@ namespace fs = std::filesystem;
 using state::MachineKind;
 using state::MachineState;
 
+constexpr const char* time_is_up = "its time to live was over";
+
 std::string new_id() {
     unsigned char bytes[6];
     while (::getrandom(bytes, sizeof bytes, 0) != static_cast<ssize_t>(sizeof bytes))
@@ -34,9 +36,9 @@ std::string new_id() {
 
 bool may_see(state::Viewer viewer, const Machine& machine) { return viewer.admin || machine.row().owner_uid == viewer.uid; }
 
-io::Task<void> close_quietly(std::shared_ptr<Machine> machine) {
+io::Task<void> close_quietly(std::shared_ptr<Machine> machine, std::string reason) {
     try {
-        co_await machine->close();
+        co_await machine->close(std::move(reason));
     } catch (const Error&) {
         // Only the record could not be removed; the store says so, and the next start removes it.
     }
@@ -118,7 +120,8 @@ io::Task<std::vector<std::string>> MachineRegistry::reap_expired(state::Viewer v
     for (const auto& machine : list(viewer)) {
         if (machine->row().expires_at == 0 || machine->row().expires_at > now) continue;
         out.push_back(machine->id());
-        co_await remove(machine);
+        co_await close_quietly(machine, time_is_up);
+        machines_.erase(machine->id());
     }
     co_return out;
 }
@@ -131,7 +134,7 @@ io::Task<void> MachineRegistry::reap() {
         for (auto it = machines_.begin(); it != machines_.end();) {
             const std::int64_t due = it->second->row().expires_at;
             if (due > 0 && due <= now) {
-                tasks_.spawn(close_quietly(it->second));
+                tasks_.spawn(close_quietly(it->second, time_is_up));
                 it = machines_.erase(it);
                 continue;
             }
@@ -159,12 +162,25 @@ io::Task<void> MachineRegistry::reconcile() {
     co_await group.join();
     co_await remove_strays();
     tasks_.spawn(reap());
+    tasks_.spawn(probe());
+}
+
+// Ahead of the first machine, which would otherwise wait for the trial boot.
+io::Task<void> MachineRegistry::probe() {
+    try {
+        co_await services_.hypervisor.probe(tasks_.token());
+    } catch (const Error&) {
+        // Whoever wants a machine, or asks doctor, gets it told.
+    }
 }
 
 io::Task<void> MachineRegistry::take_up(state::MachineRow row) {
     const bool runs = row.state == MachineState::running && row.kind == MachineKind::vm;
     if (!runs) {
-        co_await services_.hypervisor.clear(row.id, std::stop_token());
+        InstanceRecord record;
+        record.id = row.id;
+        record.process = supervise::ProcessIdentity{row.process.pid, row.process.start_time, row.process.boot_id};
+        co_await services_.hypervisor.clear(std::move(record), std::stop_token());
         if (row.vm_uid != 0) store_.release_uid(row.vm_uid);
         row.vm_uid = 0;
         row.process = {};
@@ -188,8 +204,11 @@ io::Task<void> MachineRegistry::take_up(state::MachineRow row) {
 }
 
 io::Task<void> MachineRegistry::remove_strays() {
-    for (const std::string& id : services_.hypervisor.leftovers())
-        if (!machines_.contains(id)) co_await services_.hypervisor.clear(id, std::stop_token());
+    for (const std::string& id : services_.hypervisor.leftovers()) {
+        InstanceRecord record;
+        record.id = id;
+        if (!machines_.contains(id)) co_await services_.hypervisor.clear(std::move(record), std::stop_token());
+    }
     for (const auto& entry : fs::directory_iterator(services_.run_directory)) {
         const auto known = machines_.find(entry.path().filename().string());
         if (known == machines_.end() || known->second->row().state != MachineState::running) fs::remove_all(entry.path());
@@ -203,7 +222,7 @@ io::Task<void> MachineRegistry::shut_down() {
     tasks_.stop();
     io::TaskGroup group(executor_);
     for (const auto& [id, machine] : machines_)
-        group.spawn(machine->row().kind == MachineKind::run ? close_quietly(machine) : machine->let_go());
+        group.spawn(machine->row().kind == MachineKind::run ? close_quietly(machine, "the daemon ended") : machine->let_go());
     co_await group.join();
     co_await tasks_.join();
     machines_.clear();

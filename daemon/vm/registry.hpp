@@ -56,6 +56,7 @@ private:
     io::Task<void> take_up(state::MachineRow row);
     io::Task<void> remove_strays();
     io::Task<void> reap();
+    io::Task<void> probe();
     void add(std::shared_ptr<Machine> machine);
 
     io::Executor executor_;

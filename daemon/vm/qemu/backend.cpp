@@ -31,6 +31,7 @@ constexpr std::size_t messages_kept = 4 << 10;
 constexpr std::uint64_t progress_signs = 4096;    // of one instance: what goes on for ever is no progress
 constexpr auto control_deadline = 30s;            // for QEMU's greeting
 constexpr auto trial_patience = 4s;               // without a sign of life; a guest on working KVM gives one in 0.1 s
+constexpr auto trial_limit = 10s;                 // emulated, it takes one: KVM that is slower is of no use
 constexpr std::string_view kernel_is_up = "Run /init as init process";
 
 // The end of what was appended.
@@ -59,7 +60,7 @@ struct InstanceState {
     std::function<void()> progress;
     std::uint64_t signs = 0;
     std::string shutdown;      // QEMU's word for why it ended
-    std::string control_lost;  // why nothing can be told it any more
+    std::optional<Error> control_lost;  // why nothing can be told it any more
     bool killed_for_it = false;
     bool released = false;
     std::stop_source released_stop;
@@ -119,13 +120,14 @@ io::Task<void> keep_control(StatePtr state) {
         co_await state->qmp->closed(released);
         state->control_lost = state->qmp->failure();
     } catch (const Error& e) {
-        state->control_lost = e.message();
+        state->control_lost = e;
     } catch (const Cancelled&) {
-        if (!released.stop_requested()) state->control_lost = "QEMU did not answer on its control connection";
+        if (!released.stop_requested()) state->control_lost = Error(ErrorCode::guest_failed, "QEMU did not answer on its control connection");
     }
     if (!released.stop_requested()) {
         // A QEMU that ends closes the connection first and is collected a moment later: let it say how it ended.
-        io::Deadline moment(state->executor, 2s, released);
+        const bool misbehaved = state->control_lost->code() == ErrorCode::guest_failed;
+        io::Deadline moment(state->executor, misbehaved ? 0s : 2s, released);
         try {
             co_await state->process->wait(moment.token());
         } catch (const Cancelled&) {
@@ -142,10 +144,11 @@ io::Task<void> keep_control(StatePtr state) {
 ExitReason reason_of(const InstanceState& state, const supervise::ExitStatus& status) {
     ExitReason out;
     out.by_guest = state.shutdown == "guest-shutdown" || state.shutdown == "guest-reset";
-    if (state.shutdown == "guest-panic") out.text = "the guest's kernel panicked";
-    else if (out.by_guest) out.text = "the guest powered off";
+    // A kernel that panics resets: only its console tells that from a power-off.
+    const bool panicked = state.console.view().find("Kernel panic - not syncing") != std::string_view::npos;
+    if (out.by_guest) out.text = panicked ? "the guest's kernel panicked" : "the guest powered off";
     else if (!state.shutdown.empty()) out.text = "QEMU was told to end (" + state.shutdown + ")";
-    else if (state.killed_for_it) out.text = "QEMU was ended: " + state.control_lost;
+    else if (state.killed_for_it) out.text = "QEMU was ended: " + state.control_lost->message();
     else if (status.known) out.text = "QEMU ended: " + status.describe();
     else out.text = "QEMU ended while no daemon was looking, or was killed";
     return out;
@@ -186,7 +189,7 @@ public:
     io::Task<void> quit(std::stop_token stop) override {
         auto state = state_;
         co_await state->control_up.wait(stop);
-        if (!state->qmp) throw Error(ErrorCode::unavailable, state->control_lost);
+        if (!state->qmp) throw Error(*state->control_lost);
         nlohmann::json none = nlohmann::json::object();
         co_await state->qmp->execute("quit", std::move(none), stop);
     }
@@ -205,7 +208,9 @@ public:
         std::string out(state_->messages.view());
         if (!out.empty() && out.back() != '\n') out += '\n';
         out += state_->console.view();
-        std::erase_if(out, [](char c) { return c != '\n' && c != '\t' && (static_cast<unsigned char>(c) < 0x20 || c == 0x7f); });
+        // The guest's words go to terminals and into JSON.
+        std::erase_if(out, [](char c) { return c >= 0 && c < 0x20 && c != '\n' && c != '\t'; });
+        std::ranges::replace_if(out, [](char c) { return c < 0 || c == 0x7f; }, '?');
         return out;
     }
 
@@ -287,10 +292,7 @@ public:
             if (::access(config_.programs.qemu.c_str(), X_OK) != 0)
                 throw Error(ErrorCode::failed_precondition, "cannot start VMs: " + config_.programs.qemu + " is not installed",
                             "apt-get install qemu-system-x86");
-            AcceleratorProbe::Boot boot = [this](std::vector<gid_t> groups, std::stop_token token) { return trial(std::move(groups), std::move(token)); };
-            std::string key = stamp_of(config_.programs.qemu) + " " + stamp_of(config_.programs.kernel);
-            AcceleratorProbe accelerator(config_.run_directory + "/accelerator.json", std::move(key), config_.kvm_device, std::move(boot));
-            HostCapabilities found = co_await accelerator.run(stop);
+            HostCapabilities found = co_await choose(stop);
             capabilities_ = std::move(found);
             if (capabilities_->accelerator == Accelerator::kvm) kvm_groups_ = kvm_access(config_.kvm_device).groups;
         }
@@ -308,7 +310,10 @@ public:
         launch.dies_with_daemon = plan.dies_with_daemon;
         Descriptors fds;
         fds.root = open_part(plan.disks.root_image, "the environment's root image cannot be used", "pull the environment again");
-        fds.overlay = open_overlay(plan, fds.root.get());
+        struct stat root{};
+        if (::fstat(fds.root.get(), &root) != 0) throw Error::from_errno("look at " + plan.disks.root_image);
+        launch.disk_bytes = virtual_disk_size(plan.spec, static_cast<std::uint64_t>(root.st_size));
+        fds.overlay = open_overlay(plan.disks, launch.disk_bytes);
         StatePtr state = co_await start(std::move(launch), std::move(fds), plan.id, plan.directory, std::move(plan.before_exec));
         std::unique_ptr<Instance> instance = std::make_unique<QemuInstance>(std::move(state));
         co_return instance;
@@ -335,11 +340,7 @@ public:
         }
         std::unique_ptr<Instance> instance;
         if (!answers) {
-            if (state->process) {
-                state->process->kill();
-                co_await state->process->wait(stop);
-            }
-            co_await supervisor_.remove(scope.name, stop);
+            co_await clear(std::move(record), stop);
             co_return instance;
         }
         state->console_end.set();  // went with the daemon that had it
@@ -349,7 +350,15 @@ public:
         co_return instance;
     }
 
-    io::Task<void> clear(std::string id, std::stop_token stop) override { return supervisor_.remove(scope_name(id), std::move(stop)); }
+    io::Task<void> clear(InstanceRecord record, std::stop_token stop) override {
+        supervise::Scope scope;
+        scope.name = scope_name(record.id);
+        if (const auto process = supervisor_.adopt(record.process, scope)) {
+            process->kill();
+            co_await process->wait(stop);
+        }
+        co_await supervisor_.remove(scope.name, stop);
+    }
 
     std::vector<std::string> leftovers() const override {
         std::vector<std::string> out;
@@ -365,14 +374,20 @@ public:
 private:
     static std::string scope_name(const std::string& id) { return "vm-" + id; }
 
-    static UniqueFd open_overlay(const LaunchPlan& plan, int root) {
-        if (plan.disks.overlay_exists) return open_file(plan.disks.overlay, O_RDWR | O_NOFOLLOW);
-        struct stat found{};
-        if (::fstat(root, &found) != 0) throw Error::from_errno("look at " + plan.disks.root_image);
-        UniqueFd fd = open_file(plan.disks.overlay, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
-        write_all(fd.get(), empty_qcow2(virtual_disk_size(plan.spec, static_cast<std::uint64_t>(found.st_size))));
+    static UniqueFd open_overlay(const Disks& disks, std::uint64_t disk_bytes) {
+        if (disks.overlay_exists) return open_file(disks.overlay, O_RDWR | O_NOFOLLOW);
+        UniqueFd fd = open_file(disks.overlay, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
+        write_all(fd.get(), empty_qcow2(disk_bytes));
         crash_point("overlay_written");
         return fd;
+    }
+
+    io::Task<HostCapabilities> choose(std::stop_token stop) {
+        AcceleratorProbe::Boot boot = [this](std::vector<gid_t> groups, std::stop_token token) { return trial(std::move(groups), std::move(token)); };
+        std::string key = stamp_of(config_.programs.qemu) + " " + stamp_of(config_.programs.kernel);
+        AcceleratorProbe accelerator(config_.run_directory + "/accelerator.json", std::move(key), config_.kvm_device, std::move(boot));
+        HostCapabilities found = co_await accelerator.run(stop);
+        co_return found;
     }
 
     // Everything but the disks. `fds` has those already, if any.
@@ -421,12 +436,14 @@ private:
         launch.dies_with_daemon = true;
         launch.verbose_kernel = true;
         Descriptors none;
-        StatePtr state = co_await start(std::move(launch), std::move(none), "trial", directory, {});
+        const std::function<void(const supervise::ProcessIdentity&)> no_record;
+        StatePtr state = co_await start(std::move(launch), std::move(none), "trial", directory, no_record);
         QemuInstance instance(state);
         TrialBoot out;
         std::exception_ptr failure;
         try {
-            io::Deadline patience(executor_, trial_patience, stop);
+            io::Deadline limit(executor_, trial_limit, stop);
+            io::Deadline patience(executor_, trial_patience, limit.token());
             std::stop_source seen;
             const std::stop_callback on_time(patience.token(), [&seen] { seen.request_stop(); });
             state->progress = [&] {
@@ -441,8 +458,10 @@ private:
                 out.what = reason.text + (state->messages.view().empty() ? "" : ": " + first_line(state->messages.view()));
             } catch (const Cancelled&) {
                 if (stop.stop_requested()) throw;
-                out.what = out.booted ? "its kernel reached its first program"
-                                      : "no sign of life for " + std::to_string(std::chrono::seconds(trial_patience).count()) + " s";
+                const auto seconds = [](std::chrono::seconds time) { return std::to_string(time.count()) + " s"; };
+                if (out.booted) out.what = "its kernel reached its first program";
+                else if (limit.expired()) out.what = "its kernel did not reach its first program within " + seconds(trial_limit);
+                else out.what = "no sign of life for " + seconds(trial_patience);
             }
         } catch (...) {
             failure = std::current_exception();

@@ -97,7 +97,7 @@ supervise::Command command_line(const Programs& programs, const Launch& launch, 
         {RLIMIT_NPROC, 128 + static_cast<std::uint64_t>(launch.spec.vcpu_count)},
         {RLIMIT_MEMLOCK, 0},
         // The overlay and its tables: a QEMU that was taken over cannot fill the host's disk.
-        {RLIMIT_FSIZE, static_cast<std::uint64_t>(launch.spec.disk_gib) * gib / 1000 * 1001 + 64 * mib},
+        {RLIMIT_FSIZE, launch.disk_bytes / 1000 * 1001 + 64 * mib},
     };
     return command;
 }

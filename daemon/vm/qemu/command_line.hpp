@@ -27,7 +27,8 @@ struct Launch {
     std::vector<gid_t> groups;
     bool dies_with_daemon = false;
     Accelerator accelerator = Accelerator::tcg;
-    std::uint64_t tsc_khz = 0; // of the host; 0: the guest finds out
+    std::uint64_t disk_bytes = 0;
+    std::uint64_t tsc_khz = 0; // of the host; for an emulated guest
     bool verbose_kernel = false;
 };
 

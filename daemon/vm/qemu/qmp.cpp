@@ -40,14 +40,14 @@ io::Task<std::optional<std::string>> read_message(io::Stream& stream, std::stop_
         co_return line;
     } catch (const Error& e) {
         if (e.code() != ErrorCode::invalid_argument) throw;
-        throw Error(ErrorCode::unavailable, "QEMU sent a message that is too long");
+        throw Error(ErrorCode::guest_failed, "QEMU sent a message that is too long");
     }
 }
 
 json parse_message(const std::string& line) {
-    if (too_deep(line)) throw Error(ErrorCode::unavailable, "QEMU sent a message nested too deeply");
+    if (too_deep(line)) throw Error(ErrorCode::guest_failed, "QEMU sent a message nested too deeply");
     json message = json::parse(line, nullptr, false);
-    if (!message.is_object()) throw Error(ErrorCode::unavailable, "QEMU sent what is no message");
+    if (!message.is_object()) throw Error(ErrorCode::guest_failed, "QEMU sent what is no message");
     return message;
 }
 
@@ -81,7 +81,7 @@ struct Qmp::State {
     OnEvent on_event;
     io::Semaphore writing;
     io::Event ended;
-    std::string failure;
+    Error failure{ErrorCode::unavailable, "QEMU closed its control connection"};
     std::string version;
     std::map<std::int64_t, std::shared_ptr<Pending>> pending;
     std::int64_t next_id = 0;
@@ -97,15 +97,15 @@ struct Qmp::State {
             return;
         }
         const auto it = pending.find(number_of(message, "id"));
-        if (it == pending.end()) throw Error(ErrorCode::unavailable, "QEMU answered what it was not asked");
+        if (it == pending.end()) throw Error(ErrorCode::guest_failed, "QEMU answered what it was not asked");
         auto waiter = it->second;
         pending.erase(it);
         waiter->answer = message;
         waiter->answered.set();
     }
 
-    void end(std::string why) {
-        failure = std::move(why);
+    void end(std::optional<Error> why) {
+        if (why) failure = std::move(*why);
         on_event = {};
         for (auto& [id, waiter] : pending) waiter->answered.set();
         pending.clear();
@@ -117,7 +117,7 @@ namespace {
 
 template <class S>
 io::Task<void> read_messages(std::shared_ptr<S> state) {
-    std::string why = "QEMU closed its control connection";
+    std::optional<Error> why;
     try {
         for (;;) {
             std::optional<std::string> line = co_await read_message(state->stream, state->tasks.token());
@@ -125,9 +125,9 @@ io::Task<void> read_messages(std::shared_ptr<S> state) {
             state->handle(parse_message(*line));
         }
     } catch (const Cancelled&) {
-        why = "the control connection was closed";
+        why = Error(ErrorCode::unavailable, "the control connection was closed");
     } catch (const Error& e) {
-        why = e.message();
+        why = e;
     }
     state->end(why);
 }
@@ -136,7 +136,7 @@ io::Task<json> greeting_of(io::Stream& stream, std::stop_token stop) {
     std::optional<std::string> line = co_await read_message(stream, stop);
     if (!line) throw Error(ErrorCode::unavailable, "QEMU ended before it was ready");
     json greeting = parse_message(*line);
-    if (!greeting.contains("QMP") || !greeting["QMP"].is_object()) throw Error(ErrorCode::unavailable, "QEMU did not greet");
+    if (!greeting.contains("QMP") || !greeting["QMP"].is_object()) throw Error(ErrorCode::guest_failed, "QEMU did not greet");
     co_return greeting;
 }
 
@@ -181,7 +181,7 @@ io::Task<std::unique_ptr<Qmp>> Qmp::open(io::Stream stream, OnEvent on_event, st
 io::Task<json> Qmp::execute(std::string command, json arguments, std::stop_token stop) {
     auto state = state_;
     io::Executor executor = co_await io::this_executor();
-    if (state->ended.is_set()) throw Error(ErrorCode::unavailable, state->failure);
+    if (state->ended.is_set()) throw Error(state->failure);
     const std::int64_t id = ++state->next_id;
     json request = json::object();
     request["execute"] = command;
@@ -200,11 +200,11 @@ io::Task<json> Qmp::execute(std::string command, json arguments, std::stop_token
         }
     }
     co_await waiter->answered.wait(stop);  // stopped: the answer, when it comes, is still known as one asked for
-    if (waiter->answer.is_null()) throw Error(ErrorCode::unavailable, state->failure);
+    if (waiter->answer.is_null()) throw Error(state->failure);
     if (const auto error = waiter->answer.find("error"); error != waiter->answer.end())
         throw Error(ErrorCode::internal, "QEMU refused " + command + ": " + (error->is_object() ? text_of(*error, "desc") : "no reason given"));
     const auto result = waiter->answer.find("return");
-    if (result == waiter->answer.end()) throw Error(ErrorCode::unavailable, "QEMU answered " + command + " with neither a result nor an error");
+    if (result == waiter->answer.end()) throw Error(ErrorCode::guest_failed, "QEMU answered " + command + " with neither a result nor an error");
     json out = *result;
     co_return out;
 }
@@ -214,7 +214,7 @@ io::Task<void> Qmp::closed(std::stop_token stop) {
     co_await state->ended.wait(stop);
 }
 
-const std::string& Qmp::failure() const noexcept { return state_->failure; }
+const Error& Qmp::failure() const noexcept { return state_->failure; }
 const std::string& Qmp::version() const noexcept { return state_->version; }
 
 io::Task<void> Qmp::close() {

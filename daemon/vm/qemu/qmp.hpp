@@ -1,6 +1,7 @@
 // QEMU's machine protocol. The other side may have been taken over by its guest: it is believed nothing it was not asked,
 // every message is bounded, and whatever it says wrong ends the connection.
 #pragma once
+#include "common/error.hpp"
 #include "daemon/io/event.hpp"
 #include "daemon/io/stream.hpp"
 #include "daemon/io/task_group.hpp"
@@ -22,11 +23,11 @@ public:
     static io::Task<std::unique_ptr<Qmp>> open(io::Stream stream, OnEvent on_event, std::stop_token stop);
     ~Qmp();  // close() first
 
-    // The "return" of the answer; Error(internal) with QEMU's description when it refuses, Error(unavailable) when the
-    // connection ended before an answer.
+    // The "return" of the answer; Error(internal) with QEMU's description when it refuses, failure() when the connection
+    // ended before an answer.
     io::Task<nlohmann::json> execute(std::string command, nlohmann::json arguments, std::stop_token stop);
     io::Task<void> closed(std::stop_token stop);  // the connection ended; failure() says why
-    const std::string& failure() const noexcept;
+    const Error& failure() const noexcept;        // guest_failed: it broke the protocol; unavailable: it is gone
     const std::string& version() const noexcept;  // "7.2.22"
     io::Task<void> close();
 

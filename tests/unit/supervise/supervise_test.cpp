@@ -22,6 +22,8 @@ using test::run_coro;
 
 namespace {
 
+const std::stop_token never;
+const std::function<void(const ProcessIdentity&)> no_record;
 const std::string instance = "test-" + std::to_string(::getpid());
 
 std::pair<UniqueFd, UniqueFd> make_test_pipe() {
@@ -59,11 +61,11 @@ io::Task<Output> output_of(supervise::Supervisor& supervisor, Command command) {
     command.fds.push_back({std::move(write_end), 1});
     supervise::Scope scope;
     scope.name = "one";
-    auto process = co_await supervisor.spawn(std::move(command), scope, {});
+    auto process = co_await supervisor.spawn(std::move(command), scope, no_record);
     Output out;
     out.text = co_await read_all(std::move(read_end));
-    out.status = co_await process->wait({});
-    co_await supervisor.remove("one", {});
+    out.status = co_await process->wait(never);
+    co_await supervisor.remove("one", never);
     co_return out;
 }
 
@@ -134,7 +136,7 @@ TEST_CASE("what cannot be executed is an error with the reason, and leaves nothi
             scope.name = "bad";
             std::string message;
             try {
-                co_await supervisor->spawn(std::move(command), scope, {});
+                co_await supervisor->spawn(std::move(command), scope, no_record);
             } catch (const Error& e) {
                 REQUIRE(e.code() == ErrorCode::failed_precondition);
                 message = e.message();
@@ -206,7 +208,7 @@ TEST_CASE("every waiter gets the status, and asks again in vain for another") {
         auto [read_end, write_end] = make_test_pipe();
         Command command = shell("cat");
         command.fds.push_back({std::move(read_end), 0});
-        auto process = co_await supervisor->spawn(std::move(command), scope, {});
+        auto process = co_await supervisor->spawn(std::move(command), scope, no_record);
         std::stop_source impatient;
         impatient.request_stop();
         bool cancelled = false;
@@ -214,11 +216,11 @@ TEST_CASE("every waiter gets the status, and asks again in vain for another") {
         REQUIRE(cancelled);
         process->signal(SIGTERM);
         for (int i = 0; i < 2; ++i) {
-            const ExitStatus status = co_await process->wait({});
+            const ExitStatus status = co_await process->wait(never);
             REQUIRE(status.signal == SIGTERM);
             REQUIRE(status.describe() == "killed by signal 15");
         }
-        co_await supervisor->remove("waited", {});
+        co_await supervisor->remove("waited", never);
     });
 }
 
@@ -236,19 +238,19 @@ TEST_CASE("killing a scope reaches what left its group and session") {
         auto [read_end, write_end] = make_test_pipe();
         Command command = shell("setsid setsid -f sh -c 'echo escaped; exec tail -f /dev/null'; exec tail -f /dev/null");
         command.fds.push_back({std::move(write_end), 1});
-        auto process = co_await supervisor->spawn(std::move(command), scope, {});
+        auto process = co_await supervisor->spawn(std::move(command), scope, no_record);
         io::Executor executor = co_await io::this_executor();
         io::Stream out(executor, std::move(read_end));
-        auto line = co_await out.read_line(100, {});
+        auto line = co_await out.read_line(100, never);
         REQUIRE(line == "escaped");
         process->kill();
-        line = co_await out.read_line(100, {});
+        line = co_await out.read_line(100, never);
         REQUIRE_FALSE(line);
-        const ExitStatus status = co_await process->wait({});
+        const ExitStatus status = co_await process->wait(never);
         REQUIRE(status.signal == SIGKILL);
-        co_await supervisor->remove("tree", {});
+        co_await supervisor->remove("tree", never);
         REQUIRE(supervisor->scopes().empty());
-        co_await supervisor->remove("tree", {});
+        co_await supervisor->remove("tree", never);
     });
 }
 
@@ -261,9 +263,9 @@ TEST_CASE("a scope removed takes along what its program left behind") {
         auto [read_end, write_end] = make_test_pipe();
         Command command = shell("setsid -f tail -f /dev/null");
         command.fds.push_back({std::move(write_end), 1});
-        auto process = co_await supervisor->spawn(std::move(command), scope, {});
-        co_await process->wait({});
-        co_await supervisor->remove("left", {});
+        auto process = co_await supervisor->spawn(std::move(command), scope, no_record);
+        co_await process->wait(never);
+        co_await supervisor->remove("left", never);
         const std::string rest = co_await read_all(std::move(read_end));
         REQUIRE(rest.empty());
     });
@@ -287,8 +289,8 @@ TEST_CASE("a program bound to the daemon dies with it, also under another user")
             command.fds.push_back({std::move(ready_write), 4});
             supervise::Scope scope;
             scope.name = "bound";
-            auto process = co_await supervisor->spawn(std::move(command), scope, {});
-            co_await process->wait({});
+            auto process = co_await supervisor->spawn(std::move(command), scope, no_record);
+            co_await process->wait(never);
         });
         ::_exit(0);
     }
@@ -302,7 +304,7 @@ TEST_CASE("a program bound to the daemon dies with it, also under another user")
     run_coro([]() -> io::Task<void> {
         auto supervisor = supervise::make_plain_supervisor(instance + "-d");
         if (supervisor->capabilities().kills_whole_tree) REQUIRE(supervisor->scopes() == std::vector<std::string>{"bound"});
-        co_await supervisor->remove("bound", {});
+        co_await supervisor->remove("bound", never);
     });
 }
 
@@ -312,7 +314,7 @@ TEST_CASE("an adopted process is known by more than its pid") {
         auto later = supervise::make_plain_supervisor(instance);
         supervise::Scope scope;
         scope.name = "adopted";
-        auto process = co_await supervisor->spawn(shell("exec tail -f /dev/null"), scope, {});
+        auto process = co_await supervisor->spawn(shell("exec tail -f /dev/null"), scope, no_record);
         ProcessIdentity identity = process->identity();
         ProcessIdentity reused = identity;
         reused.start_time += 1;
@@ -323,14 +325,14 @@ TEST_CASE("an adopted process is known by more than its pid") {
         auto adopted = later->adopt(identity, scope);
         REQUIRE(adopted);
         adopted->kill();
-        const ExitStatus unknown = co_await adopted->wait({});  // ended, though not yet collected by its parent
+        const ExitStatus unknown = co_await adopted->wait(never);  // ended, though not yet collected by its parent
         REQUIRE_FALSE(unknown.known);
         REQUIRE(later->adopt(identity, scope) == nullptr);
-        const ExitStatus known = co_await process->wait({});
+        const ExitStatus known = co_await process->wait(never);
         REQUIRE(known.signal == SIGKILL);
         REQUIRE(unknown.describe() == "ended");
         REQUIRE(later->adopt(identity, scope) == nullptr);
-        co_await later->remove("adopted", {});
+        co_await later->remove("adopted", never);
     });
 }
 
@@ -341,7 +343,7 @@ TEST_CASE("a scope name cannot leave its directory") {
             supervise::Scope scope;
             scope.name = name;
             bool refused = false;
-            try { co_await supervisor->spawn(shell("true"), scope, {}); } catch (const Error& e) { refused = e.code() == ErrorCode::invalid_argument; }
+            try { co_await supervisor->spawn(shell("true"), scope, no_record); } catch (const Error& e) { refused = e.code() == ErrorCode::invalid_argument; }
             REQUIRE(refused);
         }
     });

@@ -15,6 +15,7 @@ using namespace pyro::vm;
 
 namespace {
 
+const std::stop_token never;
 struct TemporaryDirectory {
     TemporaryDirectory() {
         char name[] = "/tmp/pyro-vm-test-XXXXXX";
@@ -139,7 +140,7 @@ TEST_CASE("the trial boot decides, once per boot of the host and set of programs
         HostCapabilities out;
         test::run_coro([&]() -> io::Task<void> {
             AcceleratorProbe one(memory, key, "/dev/null", boot);  // a device everybody may use
-            out = co_await one.run({});
+            out = co_await one.run(never);
         });
         return out;
     };

@@ -5,6 +5,7 @@
 #include "tests/support/catch.hpp"
 #include "tests/support/run_coro.hpp"
 
+#include <algorithm>
 #include <csignal>
 #include <filesystem>
 #include <fstream>
@@ -13,8 +14,11 @@
 #include <sstream>
 
 #include <fcntl.h>
+#include <sched.h>
 #include <spawn.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -26,6 +30,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
+const std::stop_token never;
 std::string setting(const char* name, const std::string& otherwise) {
     const char* value = std::getenv(name);
     return value != nullptr ? value : otherwise;
@@ -35,6 +40,7 @@ const std::string build = PYRO_BUILD_DIRECTORY;
 const std::string kernel = setting("PYRO_TEST_KERNEL", build + "/guest/vmlinux");
 const std::string initramfs = setting("PYRO_TEST_INITRAMFS", build + "/guest/initramfs");
 const std::string tiny_root = build + "/tests/vm/machine/tiny.ext4";
+const std::string instance = "machinetest-" + std::to_string(::getpid());  // also of forked copies
 constexpr uid_t first_uid = 2060000, last_uid = 2065535;
 const state::Viewer admin{0, true};
 
@@ -81,7 +87,7 @@ std::size_t open_descriptors() {
     return static_cast<std::size_t>(std::distance(fs::begin(entries), fs::end(entries)));
 }
 
-// Every process of the uids of this test's VMs.
+// Every process of the uids of this test's VMs. One that ended, and waits for init to collect it, is none.
 std::vector<pid_t> vm_processes() {
     std::vector<pid_t> out;
     for (const auto& entry : fs::directory_iterator("/proc")) {
@@ -89,6 +95,7 @@ std::vector<pid_t> vm_processes() {
         if (name.find_first_not_of("0123456789") != std::string::npos) continue;
         std::istringstream uid(status_field(std::stoi(name), "Uid"));
         uid_t real = 0;
+        if (status_field(std::stoi(name), "State").starts_with("Z")) continue;
         if (uid >> real && real >= first_uid && real <= last_uid) out.push_back(std::stoi(name));
     }
     return out;
@@ -114,7 +121,7 @@ struct Directories {
 struct Host {
     Host(io::Executor executor, const Directories& directories, const Options& options)
         : store({directories.path + "/state", directories.path + "/run"}),
-          supervisor(supervise::make_plain_supervisor("machinetest-" + std::to_string(::getpid()))),
+          supervisor(supervise::make_plain_supervisor(instance)),
           hypervisor(qemu::make_qemu_hypervisor(executor, *supervisor, config(directories, options))),
           uids(store, first_uid, last_uid, directories.path + "/uids.lock"),
           registry(executor, store, *hypervisor, uids, registry_config(directories, options)) {}
@@ -168,6 +175,7 @@ void on_host(const Options& options, std::function<io::Task<void>(Host&)> body) 
         REQUIRE(host.supervisor->scopes().empty());
     });
     REQUIRE(vm_processes().empty());
+    REQUIRE(::waitpid(-1, nullptr, WNOHANG) == -1);  // no child, not even an uncollected one
     REQUIRE(fs::is_empty(directories.path + "/run/vm"));
     REQUIRE(fs::is_empty(directories.path + "/disks"));
     REQUIRE(open_descriptors() == descriptors);
@@ -200,11 +208,11 @@ StartRequest start_with(const std::string& script) {
 io::Task<std::string> output_of(std::shared_ptr<agent::ExecSession> session) {
     std::string out;
     for (;;) {
-        auto chunk = co_await session->read({});
+        auto chunk = co_await session->read(never);
         if (!chunk) break;
         out += chunk->bytes;
     }
-    const auto status = co_await session->exited({});
+    const auto status = co_await session->exited(never);
     REQUIRE(status.exit_code == 0);
     co_return out;
 }
@@ -214,7 +222,7 @@ io::Task<Error> start_failure(Host& host, StartRequest start) {
     auto machine = host.registry.create(request());
     std::optional<Error> error;
     try {
-        co_await machine->start(std::move(start), {});
+        co_await machine->start(std::move(start), never);
     } catch (const Error& e) {
         error = e;
     }
@@ -231,7 +239,7 @@ TEST_CASE("a machine boots, runs what it was started with and more, and is gone"
     on_host({}, [](Host& host) -> io::Task<void> {
         auto machine = host.registry.create(request());
         REQUIRE(machine->row().state == state::MachineState::creating);
-        auto session = co_await machine->start(start_with("echo hello from $(hostname) $(uname -s)"), {});
+        auto session = co_await machine->start(start_with("echo hello from $(hostname) $(uname -s)"), never);
         REQUIRE(machine->row().state == state::MachineState::running);
         REQUIRE(machine->row().execution_mode == "guest_tcg");
         REQUIRE(host.store.all_machines().at(0).process.pid == machine->row().process.pid);
@@ -251,7 +259,7 @@ TEST_CASE("a machine boots, runs what it was started with and more, and is gone"
 TEST_CASE("QEMU runs as a uid of its own without any privilege") {
     on_host({}, [](Host& host) -> io::Task<void> {
         auto machine = host.registry.create(request());
-        co_await machine->start(start_with("true"), {});
+        co_await machine->start(start_with("true"), never);
         const pid_t pid = machine->row().process.pid;
         const std::string uid = std::to_string(machine->row().vm_uid);
         REQUIRE(machine->row().vm_uid >= first_uid);
@@ -280,17 +288,17 @@ TEST_CASE("QEMU runs as a uid of its own without any privilege") {
 TEST_CASE("a QEMU that is killed is an event with its reason, and its command learns of it") {
     on_host({}, [](Host& host) -> io::Task<void> {
         auto machine = host.registry.create(request());
-        auto session = co_await machine->start(start_with("echo up; cat /dev/zero > /dev/null"), {});
-        auto chunk = co_await session->read({});
+        auto session = co_await machine->start(start_with("echo up; cat /dev/zero > /dev/null"), never);
+        auto chunk = co_await session->read(never);
         REQUIRE(chunk->bytes == "up\n");
         ::kill(machine->row().process.pid, SIGKILL);
         std::optional<Error> seen;
-        try { co_await session->exited({}); } catch (const Error& e) { seen = e; }
+        try { co_await session->exited(never); } catch (const Error& e) { seen = e; }
         REQUIRE(seen);
         Error explained = co_await machine->explain(*seen);
         REQUIRE(explained.code() == ErrorCode::guest_failed);
         REQUIRE(explained.message() == "the VM ended: QEMU ended: killed by signal 9");
-        const std::string reason = co_await machine->ended({});
+        const std::string reason = co_await machine->ended(never);
         REQUIRE(reason == "QEMU ended: killed by signal 9");
         REQUIRE(host.store.all_machines().at(0).state == state::MachineState::failed);
         session.reset();
@@ -301,8 +309,8 @@ TEST_CASE("a QEMU that is killed is an event with its reason, and its command le
 TEST_CASE("a guest that ends itself has ended") {
     on_host({}, [](Host& host) -> io::Task<void> {
         auto machine = host.registry.create(request());
-        auto session = co_await machine->start(start_with("busybox reboot -f"), {});
-        const std::string reason = co_await machine->ended({});
+        auto session = co_await machine->start(start_with("busybox reboot -f"), never);
+        const std::string reason = co_await machine->ended(never);
         REQUIRE(reason == "the guest powered off");
         REQUIRE(machine->row().state == state::MachineState::failed);
         co_await host.registry.remove(machine);
@@ -313,21 +321,21 @@ TEST_CASE("a machine stopped and started again has its disk") {
     on_host({}, [](Host& host) -> io::Task<void> {
         auto machine = host.registry.create(request(state::MachineKind::vm));
         REQUIRE(machine->row().state == state::MachineState::stopped);
-        auto session = co_await machine->start(start_with("seq 100000 > /kept; echo written"), {});
+        auto session = co_await machine->start(start_with("seq 100000 > /kept; echo written"), never);
         std::string out = co_await output_of(session);
         session.reset();
-        co_await machine->stop(30s, {});
+        co_await machine->stop(30s, never);
         REQUIRE(machine->row().state == state::MachineState::stopped);
         REQUIRE(vm_processes().empty());
         bool refused = false;
         try { machine->exec(shell("true")); } catch (const Error& e) { refused = e.code() == ErrorCode::failed_precondition; }
         REQUIRE(refused);
-        session = co_await machine->start(start_with("head -n 99999 /kept | dd of=/dev/null 2>&1; cat /kept | head -n 3"), {});
+        session = co_await machine->start(start_with("head -n 99999 /kept | dd of=/dev/null 2>&1; cat /kept | head -n 3"), never);
         out = co_await output_of(session);
         REQUIRE_THAT(out, Catch::Matchers::EndsWith("1\n2\n3\n"));
         session.reset();
-        co_await machine->stop(0s, {});
-        co_await machine->stop(0s, {});
+        co_await machine->stop(0s, never);
+        co_await machine->stop(0s, never);
         co_await host.registry.remove(machine);
     });
 }
@@ -413,6 +421,72 @@ TEST_CASE("a boot without a sign of life is given up, tried again, and counted")
     });
 }
 
+TEST_CASE("a QEMU that misbehaves is ended, and the error says what it did") {
+    Directories programs;
+    fs::permissions(programs.path, fs::perms(0755));
+    fs::copy_file(PYRO_SOURCE_DIRECTORY "/tests/support/fake_qemu.py", programs.path + "/qemu");
+    const auto [mode, message, attempts] = GENERATE(table<std::string, std::string, std::uint64_t>({
+        {"garbage", "the VM ended: QEMU was ended: QEMU sent what is no message", 3},
+        {"lie", "the VM ended: QEMU was ended: QEMU answered what it was not asked", 3},
+        {"flood", "the VM gave no sign of life for 1 s while it booted", 3},
+        {"mute", "the VM gave no sign of life for 1 s while it booted", 3},
+        {"half", "the VM ended: QEMU ended: exit status 3", 3},
+        {"babble", "the guest broke its protocol: bytes that are no frame", 3},
+        {"deaf", "the VM gave no sign of life for 1 s while it booted", 3}}));
+    std::ofstream(programs.path + "/script") << mode;
+    Options fake;
+    fake.qemu = programs.path + "/qemu";
+    fake.kernel = programs.path + "/script";
+    fake.patience = 1s;
+    INFO(mode);
+    on_host(fake, [message = message, attempts = attempts](Host& host) -> io::Task<void> {
+        Error e = co_await start_failure(host, start_with("true"));
+        REQUIRE(e.code() == ErrorCode::guest_failed);
+        REQUIRE(e.message() == message);
+        REQUIRE(host.registry.statistics().attempts == attempts);
+    });
+}
+
+TEST_CASE("whether KVM is used is decided by a guest that boots, not by the device") {
+    if (::access("/dev/kvm", F_OK) != 0) {
+        WARN("no /dev/kvm: only emulation is tested");
+        return;
+    }
+    // In a process of its own, with a copy of the device that a VM may open: no guest of another test sees it.
+    const pid_t child = ::fork();
+    if (child == 0) {
+        int failed = 1;
+        const std::string copy = "/dev/shm/kvm-" + std::to_string(::getpid());
+        if (::unshare(CLONE_NEWNS) == 0 && ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0 &&
+            ::mount("tmpfs", "/dev/shm", "tmpfs", 0, nullptr) == 0 && ::mknod(copy.c_str(), S_IFCHR | 0666, makedev(10, 232)) == 0 &&
+            ::chmod(copy.c_str(), 0666) == 0 && ::mount(copy.c_str(), "/dev/kvm", nullptr, MS_BIND, nullptr) == 0) {
+            Directories directories;
+            Options real;
+            real.kvm_device = "/dev/kvm";
+            run_coro([&]() -> io::Task<void> {
+                io::Executor executor = co_await io::this_executor();
+                Host host(executor, directories, real);
+                const HostCapabilities first = co_await host.hypervisor->probe(never);
+                std::cout << "accelerator: " << execution_mode(first.accelerator) << ": " << first.reason << std::endl;
+                co_await host.registry.reconcile();
+                auto machine = host.registry.create(request());
+                auto session = co_await machine->start(start_with("echo works"), never);
+                const std::string out = co_await output_of(session);
+                const bool trial_gone = !fs::exists(directories.path + "/run/trial");
+                if (out == "works\n" && machine->row().execution_mode == execution_mode(first.accelerator) && trial_gone) failed = 0;
+                session.reset();
+                co_await host.registry.shut_down();
+                co_await host.hypervisor->close();
+            });
+        }
+        ::_exit(failed);
+    }
+    int status = -1;
+    REQUIRE(::waitpid(child, &status, 0) == child);
+    REQUIRE(status == 0);
+    ++booted;
+}
+
 TEST_CASE("a start that is cancelled, and a machine deleted while it starts, leave nothing") {
     on_host({}, [](Host& host) -> io::Task<void> {
         io::Executor executor = co_await io::this_executor();
@@ -428,13 +502,13 @@ TEST_CASE("a start that is cancelled, and a machine deleted while it starts, lea
         io::TaskGroup group(executor);
         std::string message;
         std::function<io::Task<void>()> starting = [&]() -> io::Task<void> {
-            try { co_await machine->start(start_with("true"), {}); } catch (const Error& e) { message = e.message(); }
+            try { co_await machine->start(start_with("true"), never); } catch (const Error& e) { message = e.message(); }
         };
         group.spawn(starting);
-        while (machine->row().process.pid == 0) co_await io::sleep_for(1ms, {});
+        while (machine->row().process.pid == 0) co_await io::sleep_for(1ms, never);
         co_await host.registry.remove(machine);
         co_await group.join();
-        REQUIRE(message == "VM " + machine->id() + " was deleted while it started");
+        REQUIRE(message == "VM " + machine->id() + " went while it started: it was deleted");
     });
 }
 
@@ -445,7 +519,7 @@ TEST_CASE("twenty machines at once") {
         std::set<std::string> outputs;
         std::function<io::Task<void>()> one = [&]() -> io::Task<void> {
             auto machine = host.registry.create(request());
-            auto session = co_await machine->start(start_with("hostname"), {});
+            auto session = co_await machine->start(start_with("hostname"), never);
             std::string out = co_await output_of(session);
             outputs.insert(out);
             session.reset();
@@ -469,17 +543,20 @@ TEST_CASE("a machine over the limit is refused, and what is past its time is rea
         try { host.registry.create(brief); } catch (const Error& e) { refused = e.code() == ErrorCode::quota_exceeded; }
         REQUIRE(refused);
         try {
-            co_await machine->start(start_with("true"), {});
+            co_await machine->start(start_with("true"), never);
         } catch (const Error& e) {
-            REQUIRE_THAT(e.message(), Catch::Matchers::EndsWith("was deleted while it started"));  // on a slow day
+            REQUIRE_THAT(e.message(), Catch::Matchers::EndsWith("went while it started: its time to live was over"));  // on a slow day
         }
-        std::string reason = co_await machine->ended({});
-        if (reason == "its start was cancelled") reason = "it was deleted";
-        REQUIRE(reason == "it was deleted");
+        std::string reason = co_await machine->ended(never);
+        if (reason == "its start was cancelled") reason = "its time to live was over";
+        REQUIRE(reason == "its time to live was over");
+        const Error gone(ErrorCode::guest_failed, "the guest went away");
+        const Error explained = co_await machine->explain(gone);
+        REQUIRE(explained.message() == "the VM ended: its time to live was over");
         const auto after = host.registry.find(admin, machine->id());
         REQUIRE_FALSE(after);
         // The record goes last, a moment after the machine.
-        while (!host.store.all_machines().empty()) co_await io::sleep_for(1ms, {});
+        while (!host.store.all_machines().empty()) co_await io::sleep_for(1ms, never);
     });
 }
 
@@ -516,16 +593,16 @@ TEST_CASE("a machine outlives its daemon where it should, and is found again") {
     with_daemon([&](Host& host) -> io::Task<void> {
         auto machine = host.registry.create(request(state::MachineKind::vm));
         kept = machine->id();
-        auto session = co_await machine->start(start_with("echo remembered > /tmp/x; echo done"), {});
+        auto session = co_await machine->start(start_with("echo remembered > /tmp/x; echo done"), never);
         co_await output_of(session);
         session.reset();
         kept_pid = machine->row().process.pid;
         auto other = host.registry.create(request(state::MachineKind::vm));
         lost = other->id();
-        co_await other->start(start_with("true"), {});
+        co_await other->start(start_with("true"), never);
         auto call = host.registry.create(request());
         bound = call->id();
-        co_await call->start(start_with("true"), {});
+        co_await call->start(start_with("true"), never);
     });
     // Whatever fails below, they go: nobody else would end them.
     const std::vector<pid_t> outliving = vm_processes();
@@ -562,7 +639,7 @@ TEST_CASE("a machine outlives its daemon where it should, and is found again") {
         REQUIRE_FALSE(fs::exists(directories.path + "/disks/cccccccccccc.qcow2"));
         co_await host.registry.remove(dead);
         ::kill(kept_pid, SIGKILL);
-        const std::string reason = co_await machine->ended({});
+        const std::string reason = co_await machine->ended(never);
         REQUIRE(reason == "QEMU ended while no daemon was looking, or was killed");
         co_await host.registry.remove(machine);
     });
@@ -572,7 +649,108 @@ TEST_CASE("a machine outlives its daemon where it should, and is found again") {
     REQUIRE(fs::is_empty(directories.path + "/disks"));
 }
 
+TEST_CASE("a daemon that is killed while machines boot and run leaves nothing behind for the next") {
+    root_image();
+    Directories directories;
+    const pid_t daemon = ::fork();
+    if (daemon == 0) {
+        run_coro([&]() -> io::Task<void> {
+            io::Executor executor = co_await io::this_executor();
+            Host host(executor, directories, {});
+            co_await host.registry.reconcile();
+            auto running = host.registry.create(request());
+            co_await running->start(start_with("true"), never);
+            io::TaskGroup group(executor);
+            for (const auto kind : {state::MachineKind::run, state::MachineKind::vm}) {
+                auto machine = host.registry.create(request(kind));
+                std::function<io::Task<void>()> start = [machine]() -> io::Task<void> { co_await machine->start(start_with("true"), never); };
+                group.spawn(start);
+                while (machine->row().process.pid == 0) co_await io::sleep_for(1ms, never);
+            }
+            ::raise(SIGKILL);
+        });
+    }
+    int status = 0;
+    REQUIRE(::waitpid(daemon, &status, 0) == daemon);
+    REQUIRE((WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL));
+    booted += 1;
+    run_coro([&]() -> io::Task<void> {
+        io::Executor executor = co_await io::this_executor();
+        Host host(executor, directories, {});
+        REQUIRE(host.store.all_machines().size() == 3);
+        co_await host.registry.reconcile();
+        REQUIRE(vm_processes().empty());
+        REQUIRE(host.supervisor->scopes().empty());
+        REQUIRE(fs::is_empty(directories.path + "/run/vm"));
+        const auto machines = host.registry.list(admin);
+        REQUIRE(machines.size() == 1);
+        REQUIRE(machines[0]->row().state == state::MachineState::failed);
+        REQUIRE(machines[0]->row().failure == "the daemon ended while it booted");
+        co_await host.registry.remove(machines[0]);
+        REQUIRE(fs::is_empty(directories.path + "/disks"));
+        co_await host.registry.shut_down();
+        co_await host.hypervisor->close();
+    });
+}
+
+// By hand, machine_test "[soak]": starts to the end of a first command, half of them with four busy processes beside.
+TEST_CASE("three hundred starts in a row", "[.][soak]") {
+    on_host({}, [](Host& host) -> io::Task<void> {
+        std::vector<pid_t> busy;
+        std::vector<double> times;
+        for (int i = 0; i < 300; ++i) {
+            if (i == 150)
+                for (int n = 0; n < 4; ++n) {
+                    busy.push_back(::fork());
+                    if (busy.back() == 0)
+                        for (volatile std::uint64_t spin = 0;;) spin = spin + 1;
+                }
+            const auto began = std::chrono::steady_clock::now();
+            auto machine = host.registry.create(request());
+            auto session = co_await machine->start(start_with("true"), never);
+            co_await session->exited(never);
+            times.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count());
+            session.reset();
+            co_await host.registry.remove(machine);
+        }
+        for (const pid_t pid : busy) {
+            ::kill(pid, SIGKILL);
+            ::waitpid(pid, nullptr, 0);
+        }
+        const BootStatistics& seen = host.registry.statistics();
+        std::sort(times.begin(), times.begin() + 150);
+        std::sort(times.begin() + 150, times.end());
+        std::cout << "300 starts, " << seen.attempts << " attempts, " << seen.hung << " hung; median " << times[75] << " s, longest " << times[149]
+                  << " s; under load " << times[225] << " s and " << times[299] << " s" << std::endl;
+        REQUIRE(seen.attempts == 300);
+    });
+}
+
+// By hand, machine_test "[bench]": seconds from start() to the guest's ready, and to the end of `true`.
+TEST_CASE("how long a cold start takes", "[.][bench]") {
+    on_host({}, [](Host& host) -> io::Task<void> {
+        using clock = std::chrono::steady_clock;
+        std::vector<double> ready, done, qemu_gone;
+        const auto since = [](clock::time_point start) { return std::chrono::duration<double>(clock::now() - start).count(); };
+        for (int i = 0; i < 21; ++i) {
+            const auto began = clock::now();
+            auto machine = host.registry.create(request());
+            auto session = co_await machine->start(start_with("true"), never);
+            ready.push_back(since(began));
+            co_await session->exited(never);
+            done.push_back(since(began));
+            session.reset();
+            const auto closing = clock::now();
+            co_await host.registry.remove(machine);
+            qemu_gone.push_back(since(closing));
+        }
+        for (auto* times : {&ready, &done, &qemu_gone}) std::ranges::sort(*times);
+        std::cout << "ready " << ready[10] << " s, first command done " << done[10] << " s, removed in " << qemu_gone[10] << " s (medians of 21)" << std::endl;
+    });
+}
+
 TEST_CASE("the suite booted guests") {
     std::cout << "machine_test booted " << booted << " guests" << std::endl;
-    REQUIRE(booted >= 30);
+    std::ofstream(build + "/guests-booted", std::ios::app) << booted << "\n";
+    REQUIRE(booted >= 28);  // without KVM, and with a time to live that is over early
 }
