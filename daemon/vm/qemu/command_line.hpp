@@ -27,7 +27,7 @@ struct Launch {
     std::vector<gid_t> groups;
     bool dies_with_daemon = false;
     Accelerator accelerator = Accelerator::tcg;
-    std::uint64_t disk_bytes = 0;
+    std::uint64_t disk_bytes = 0;  // virtual size; the overlay may be little larger
     std::uint64_t tsc_khz = 0; // of the host; for an emulated guest
     bool verbose_kernel = false;
 };
