@@ -31,7 +31,7 @@ public:
             const pid_t pid = ::fork();
             if (pid == 0) {
                 ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-                for (volatile unsigned spin = 0;; spin = spin + 1) {}
+                for (;;) asm volatile("");
             }
             if (pid > 0) pids_.push_back(pid);
         }
