@@ -97,13 +97,12 @@ Config load_config(const std::string& file) {
     top.read("run_dir", config.run_dir);
     top.read("socket", config.socket);
     top.read("socket_group", config.socket_group);
-    top.read("admin_group", config.admin_group);
     top.section("guest", [&](Section& s) {
         s.read("kernel", config.guest.kernel);
         s.read("initramfs", config.guest.initramfs);
         s.read("qemu", config.guest.qemu);
         s.read("uid_first", config.guest.uid_first, 1000, 4294967294);
-        s.read("uid_last", config.guest.uid_last, config.guest.uid_first, 4294967294);
+        s.read("uid_last", config.guest.uid_last, config.guest.uid_first, 4294967294 - Config::Guest::subordinate_uids);
     });
     top.section("workers", [&](Section& s) {
         s.read("image", config.workers.image);

@@ -12,14 +12,15 @@ struct Config {
     std::string run_dir = "/run/pyro";
     std::string socket = "/run/pyro/pyrod.sock";
     std::string socket_group = "pyro";  // who may connect; falls back to root's group where it does not exist
-    std::string admin_group = "pyro-admin";  // read, and without effect so far: root alone is an administrator
 
     struct Guest {
         std::string kernel = "/usr/lib/pyro/vmlinux";  // absolute paths, here and below
         std::string initramfs = "/usr/lib/pyro/initramfs";
         std::string qemu = "/usr/bin/qemu-system-x86_64";
         std::int64_t uid_first = 2000000;  // every VM runs as a uid of its own from this range
-        std::int64_t uid_last = 2065535;    // the 65535 ids above it serve the Debian archive's user namespace
+        std::int64_t uid_last = 2065535;
+        // Behind the range: the ids that the namespace of a bootstrap maps.
+        static constexpr std::int64_t subordinate_uids = 65535;    // the 65535 ids above it serve the Debian archive's user namespace
     } guest;
 
     struct Workers {

@@ -125,6 +125,10 @@ io::Task<void> serve(const Config& config, const Options& options, state::Store&
     io::WorkerPool pool(worker_threads);
     const std::unique_ptr<supervise::Supervisor> supervisor = supervise::make_plain_supervisor(instance);
     const std::unique_ptr<vm::Hypervisor> hypervisor = vm::qemu::make_qemu_hypervisor(executor, *supervisor, hypervisor_config(config));
+    const uid_t last_subordinate = static_cast<uid_t>(config.guest.uid_last + Config::Guest::subordinate_uids);
+    if (const auto conflict = vm::overlap(static_cast<uid_t>(config.guest.uid_first), last_subordinate, vm::Accounts::of_host()))
+        throw Error(ErrorCode::failed_precondition, "the uids for VMs and image workers, " + std::to_string(config.guest.uid_first) + " to " +
+                    std::to_string(last_subordinate) + ", overlap " + *conflict, "set guest.uid_first and guest.uid_last to a free range");
     vm::VmUids uids(store, static_cast<uid_t>(config.guest.uid_first), static_cast<uid_t>(config.guest.uid_last), "/run/pyro-vm-uids.lock");
     vm::MachineRegistry machines(executor, store, *hypervisor, uids, registry_config(config));
     env::EnvironmentCache environments(executor, *supervisor, store, pool, environment_options(config, uids));

@@ -10,6 +10,7 @@ struct Traits {
     std::string_view cli = {};  // "env pull": the words on the command line; empty: not there
     std::string_view mcp = {};  // tool name; empty: no tool
     std::string_view sdk = {};  // Python method name; empty: not there
+    std::string_view id_field = {};  // the result field that --id-only prints; empty: no such flag
     bool read_only = false;
     bool destructive = false;
     bool streams = false;       // sends exec.started with a ticket; an attach connection carries frames

@@ -55,7 +55,7 @@ struct VmRunParams {
             field<&VmRunParams::disk_gib>("disk_gib", "Disk size in GiB", limits::disk),
             field<&VmRunParams::timeout_seconds>("timeout_seconds", "Time the command may take from its start in the guest; 0: none", limits::command_timeout),
             field<&VmRunParams::ttl_seconds>("ttl_seconds", "Time after which the VM is removed whatever it does", limits::ttl),
-            field<&VmRunParams::network>("network", "Give the VM a network with access to the internet", limits::flag),
+            field<&VmRunParams::network>("network", "Give the VM a network, where this host's configuration allows one", limits::flag),
             field<&VmRunParams::allow_host_compat>("allow_host_compat", "Where no guest can boot, run in a sandbox on the host instead of failing", limits::flag),
             field<&VmRunParams::interactive>("interactive", "Pass on standard input", {.short_flag = 'i', .defaulted = true}),
             field<&VmRunParams::tty>("tty", "Give the command a terminal", {.short_flag = 't', .defaulted = true}),
@@ -186,7 +186,7 @@ struct VmCreateParams {
             field<&VmCreateParams::mem_mib>("mem_mib", "Memory in MiB", limits::memory),
             field<&VmCreateParams::disk_gib>("disk_gib", "Disk size in GiB", limits::disk),
             field<&VmCreateParams::ttl_seconds>("ttl_seconds", "Time after which the VM is removed", limits::ttl),
-            field<&VmCreateParams::network>("network", "Give the VM a network with access to the internet", limits::flag),
+            field<&VmCreateParams::network>("network", "Give the VM a network, where this host's configuration allows one", limits::flag),
             field<&VmCreateParams::allow_host_compat>("allow_host_compat", "Where no guest can boot, use a sandbox on the host instead of failing", limits::flag)};
     }
 };
@@ -194,7 +194,7 @@ struct VmCreate {
     static constexpr std::string_view name = "vm.create";
     using Params = VmCreateParams;
     using Result = VmInfo;
-    static constexpr Traits traits{.cli = "vm create", .mcp = "vm_create", .sdk = "create_vm"};
+    static constexpr Traits traits{.cli = "vm create", .mcp = "vm_create", .sdk = "create_vm", .id_field = "vm_id"};
 };
 
 struct VmStartParams {
@@ -307,7 +307,7 @@ struct VmNetworkInfo {
 };
 
 struct VmListParams {
-    static constexpr std::string_view doc = "List your VMs, newest first.";
+    static constexpr std::string_view doc = "List your VMs, newest first; root sees everybody's.";
     static constexpr auto fields() { return std::array<FieldInfo, 0>{}; }
 };
 struct VmListResult {

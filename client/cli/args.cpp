@@ -191,6 +191,7 @@ Invocation parse_args(const std::vector<std::string>& args, const char* (*enviro
         CLI::App* sub = parent->add_subcommand(std::string(space == std::string_view::npos ? verb.words : verb.words.substr(space + 1)));
         if (&verb != found.verb) continue;  // only the one that is meant needs its fields
         add_globals(*sub, out.globals, help);
+        if (has_id_only(verb)) sub->add_flag("--id-only", out.globals.id_only);
         add_fields(collected.emplace_back(Collected{&verb, sub, {}, {}}));
     }
     const auto usage = [&](std::string message) {

@@ -13,6 +13,7 @@ namespace pyro::client {
 
 struct Globals {
     bool json = false;
+    bool id_only = false;  // of verbs whose method has an id_field
     std::string socket;  // empty: the environment's or the default
 };
 

@@ -58,6 +58,7 @@ std::vector<CompletionVerb> completion_verbs() {
             to.options.push_back({field.options.short_flag, flag_of(field), std::string(field.doc), takes_value(field) ? placeholder_of(field) : "", offers_of(field),
                                   kind == Kind::list || kind == Kind::map});
         }
+        if (has_id_only(verb)) to.options.push_back({0, "--id-only", "Print just the id", "", "", false});
         to.options.insert(to.options.end(), completion_globals().begin(), completion_globals().end());
     }
     return out;

@@ -55,7 +55,7 @@ int demo_command(const Invocation& call) {
     Connection daemon({socket});
     DemoSteps steps(as_json);
     const auto vm = steps.take("create", [&] {
-        auto created = daemon.call<proto::VmCreate>({.environment = wanted.environment}, options);
+        auto created = daemon.call<proto::VmCreate>({.environment = wanted.environment, .ttl_seconds = 120}, options);
         progress.clear();
         return created;
     });

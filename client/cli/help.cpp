@@ -121,6 +121,7 @@ The command's standard output and error are passed through. Exit status: the com
 std::string help_text(std::string_view words) {
     if (const Verb* verb = find_verb(words)) {
         Rows rows = rows_of(*verb);
+        if (has_id_only(*verb)) rows.options.emplace_back("    --id-only", "Print just the id");
         rows.options.insert(rows.options.end(), global_options().begin(), global_options().end());
         return "usage: " + usage_of(*verb) + "\n\n" + std::string(verb->doc) + "\n" + section("arguments", rows.arguments) + section("options", rows.options) +
                (rest_of(verb->params()) ? std::string(about_commands) : std::string()) + std::string(path);

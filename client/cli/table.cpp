@@ -17,6 +17,10 @@ int call_method(const Invocation& call) {
     const nlohmann::json result = daemon.call(call.verb->method->name, call.params, options);
     progress.clear();
     const proto::TypeInfo& type = call.verb->method->result();
+    if (call.globals.id_only && !call.globals.json) {
+        write_stdout(result.at(std::string(call.verb->method->traits.id_field)).get<std::string>() + "\n");
+        return status::ok;
+    }
     write_stdout(call.globals.json ? document(in_table_order(type, result)) : render(type, result, style_for(STDOUT_FILENO)));
     return status::ok;
 }

@@ -23,6 +23,9 @@ struct Verb {
 const std::vector<Verb>& verbs();
 const Verb* find_verb(std::string_view words);
 
+// Whether --id-only is one of its options.
+inline bool has_id_only(const Verb& verb) { return verb.method && !verb.method->traits.id_field.empty(); }
+
 struct Group {
     std::string_view name;
     std::string_view doc;

@@ -28,7 +28,8 @@ std::string socket_path(const std::string& asked) {
 }
 
 std::string how_to_start(const std::string& socket) {
-    if (socket == default_socket && ::access("/run/systemd/system", F_OK) == 0) return "sudo systemctl start pyrod";
+    for (const char* unit : {"/etc/systemd/system/pyrod.service", "/usr/lib/systemd/system/pyrod.service"})
+        if (socket == default_socket && ::access(unit, F_OK) == 0) return "sudo systemctl start pyrod";
     return "scripts/dev-daemon start";
 }
 
@@ -96,7 +97,7 @@ UniqueFd connect_to(const std::string& path, std::chrono::milliseconds patience)
             throw failed(ErrorCode::unavailable, "pyrod is not running: nothing answers at " + path, "start it: `" + start + "`; `pyro doctor` says more", start);
         case EACCES: case EPERM: throw failed(ErrorCode::failed_precondition, "no permission to use " + path, permission_cure(path), "sudo usermod -aG pyro $USER");
         case EAGAIN: case EINTR:
-            throw failed(ErrorCode::unavailable, "pyrod does not take connections at " + path, "it is overloaded or hangs; its log says more", "sudo systemctl restart pyrod");
+            throw failed(ErrorCode::unavailable, "pyrod does not take connections at " + path, "it is overloaded or hangs; its log says more", "scripts/dev-daemon stop; scripts/dev-daemon start");
         default: throw Error::from_errno("connect to " + path, why).with_detail("socket", path);
     }
 }

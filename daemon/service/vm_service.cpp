@@ -98,6 +98,7 @@ io::Task<proto::ExecResult> VmService::serve(proto::VmExec, proto::VmExecParams 
         co_await environments_.hold(machines_.get(viewer, params.vm_id)->row().environment_digest, call.stop());
     exec_spec(request, environment.manifest());
     std::shared_ptr<vm::Machine> machine = machines_.get(viewer, params.vm_id);
+    machine->bind_to_call();
     proto::ExecResult result = co_await run_and_remove(call, std::move(machine), std::move(environment), std::move(request),
                                                        std::chrono::seconds(params.timeout_seconds));
     co_return result;
@@ -125,7 +126,7 @@ io::Task<proto::ExecResult> VmService::run_and_remove(rpc::Call& call, std::shar
     }
     // What a start throws is the cause; what a channel says later is often only the consequence of one.
     if (error && started) error = co_await machine->explain(std::move(*error));
-    const bool may_compat = error && !started && machine->row().allow_host_compat && !call.stop().stop_requested();
+    const bool may_compat = error && !started && !machine->guest_spoke() && machine->row().allow_host_compat && !call.stop().stop_requested();
     if (may_compat) {
         // Only where the guest could not be started at all: a command that ran, or may have run, is never run again.
         const Error guest_error = *error;

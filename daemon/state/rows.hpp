@@ -73,12 +73,5 @@ struct ReferenceRow {
 };
 
 // Who did what. Nothing writes it yet.
-struct AuditRow {
-    std::int64_t at = 0;             // unix seconds
-    uid_t owner_uid = 0;             // who did it
-    std::string action;              // a method name
-    std::string object;
-    std::string outcome;             // "ok" or an error word
-};
 
 }  // namespace pyro::state

@@ -7,7 +7,7 @@
 namespace pyro::state {
 
 inline constexpr std::array pyro_migrations{
-    Migration{"environments, references, audit", R"(
+    Migration{"environments and references", R"(
         CREATE TABLE environments (
             owner_uid INTEGER NOT NULL, digest TEXT NOT NULL, is_public INTEGER NOT NULL, source TEXT NOT NULL,
             manifest_digest TEXT NOT NULL, size_bytes INTEGER NOT NULL, created_at INTEGER NOT NULL,
@@ -20,10 +20,6 @@ inline constexpr std::array pyro_migrations{
             FOREIGN KEY (owner_uid, digest) REFERENCES environments (owner_uid, digest) ON DELETE CASCADE) STRICT, WITHOUT ROWID;
         CREATE INDEX references_by_name ON environment_references (name);
         CREATE INDEX references_by_digest ON environment_references (owner_uid, digest);
-        CREATE TABLE audit (
-            sequence INTEGER PRIMARY KEY AUTOINCREMENT, at INTEGER NOT NULL, owner_uid INTEGER NOT NULL,
-            action TEXT NOT NULL, object TEXT NOT NULL, outcome TEXT NOT NULL) STRICT;
-        CREATE INDEX audit_by_owner ON audit (owner_uid, sequence);
     )"},
 };
 

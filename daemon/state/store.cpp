@@ -366,24 +366,4 @@ std::vector<EnvironmentRow> Store::all_environments() {
     return read_all(statement, read_environment);
 }
 
-// --- audit
-
-io::Task<void> Store::append_audit(AuditRow row) {
-    return write_synced([row = std::move(row)](Database& database) {
-        database.prepare("INSERT INTO audit (at, owner_uid, action, object, outcome) VALUES (?, ?, ?, ?, ?)")
-            .bind(row.at, row.owner_uid, row.action, row.object, row.outcome).run();
-    });
-}
-
-std::vector<AuditRow> Store::list_audit(Viewer viewer, std::size_t limit) {
-    Statement statement = reader_->prepare(
-        "SELECT at, owner_uid, action, object, outcome FROM audit WHERE owner_uid = ? OR ? ORDER BY sequence DESC LIMIT ?");
-    statement.bind(viewer.uid, viewer.admin, limit);
-    std::vector<AuditRow> rows;
-    while (statement.step())
-        rows.push_back(AuditRow{statement.integer(0), static_cast<uid_t>(statement.integer(1)), statement.text(2),
-                                statement.text(3), statement.text(4)});
-    return rows;
-}
-
 }  // namespace pyro::state

@@ -71,10 +71,6 @@ public:
     std::vector<ReferenceRow> list_references(Viewer viewer);      // by name
     std::vector<EnvironmentRow> all_environments();                // for prune and reconciliation
 
-    // --- audit (pyro.db)
-    io::Task<void> append_audit(AuditRow row);
-    std::vector<AuditRow> list_audit(Viewer viewer, std::size_t limit);  // newest first
-
     // Why the last write failed, until one succeeds.
     const std::optional<std::string>& write_failure() const noexcept { return write_failure_; }
 

@@ -281,6 +281,11 @@ io::Task<void> Machine::stop(std::chrono::nanoseconds grace, std::stop_token sto
     end(MachineState::stopped, "it was stopped");
 }
 
+void Machine::bind_to_call() {
+    row_.kind = state::MachineKind::run;
+    services_.store.update_machine(row_);
+}
+
 io::Task<void> Machine::close(std::string reason) {
     const auto self = shared_from_this();
     if (close_reason_.empty()) close_reason_ = std::move(reason);

@@ -61,6 +61,11 @@ public:
     // reason is what whoever used the machine is told.
     io::Task<void> close(std::string reason = "it was deleted");
 
+    // From now on it belongs to a call: a daemon that finds its record removes it.
+    void bind_to_call();
+    // Whether the guest of the last start said anything: a first command may then have run, whatever start() said.
+    bool guest_spoke() const noexcept { return guest_spoke_; }
+
     // Once it is not running any more, for whatever reason: which.
     io::Task<std::string> ended(std::stop_token stop);
     // A channel's error is seldom the cause: what is known of the end of the VM instead, after waiting for it a moment.

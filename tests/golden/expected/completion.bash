@@ -16,7 +16,7 @@ _pyro_flags() {
         'env inspect') echo '--json --socket --help' ;;
         'env prune') echo '--all --json --socket --help' ;;
         'run') echo '--vcpu-count --mem-mib --disk-gib --timeout-seconds --ttl-seconds --network --allow-host-compat --interactive --tty --env --workdir --user --json --socket --help' ;;
-        'vm create') echo '--vcpu-count --mem-mib --disk-gib --ttl-seconds --network --allow-host-compat --json --socket --help' ;;
+        'vm create') echo '--vcpu-count --mem-mib --disk-gib --ttl-seconds --network --allow-host-compat --id-only --json --socket --help' ;;
         'vm start') echo '--json --socket --help' ;;
         'vm exec') echo '--timeout-seconds --interactive --tty --env --workdir --user --json --socket --help' ;;
         'vm stop') echo '--json --socket --help' ;;

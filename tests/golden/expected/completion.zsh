@@ -59,7 +59,7 @@ _pyro_run() {
         --disk-gib='[Disk size in GiB]:N: ' \
         --timeout-seconds='[Time the command may take from its start in the guest; 0\: none]:SECONDS: ' \
         --ttl-seconds='[Time after which the VM is removed whatever it does]:SECONDS: ' \
-        --network'[Give the VM a network with access to the internet]' \
+        --network'[Give the VM a network, where this host'\''s configuration allows one]' \
         --allow-host-compat'[Where no guest can boot, run in a sandbox on the host instead of failing]' \
         '(-i --interactive)'{-i,--interactive}'[Pass on standard input]' \
         '(-t --tty)'{-t,--tty}'[Give the command a terminal]' \
@@ -79,8 +79,9 @@ _pyro_vm_create() {
         --mem-mib='[Memory in MiB]:N: ' \
         --disk-gib='[Disk size in GiB]:N: ' \
         --ttl-seconds='[Time after which the VM is removed]:SECONDS: ' \
-        --network'[Give the VM a network with access to the internet]' \
+        --network'[Give the VM a network, where this host'\''s configuration allows one]' \
         --allow-host-compat'[Where no guest can boot, use a sandbox on the host instead of failing]' \
+        --id-only'[Print just the id]' \
         --json'[Print one JSON document]' \
         --socket='[Socket of the daemon]:PATH:_files' \
         '(-h --help)'{-h,--help}'[Show help]' \
@@ -209,7 +210,7 @@ _pyro_vm() {
         'delete:Delete a VM and everything it holds, in whatever state it is.'
         'status:Show one VM.'
         'network-info:Show the network of a VM.'
-        'list:List your VMs, newest first.'
+        'list:List your VMs, newest first; root sees everybody'\''s.'
         'reap-expired:Remove your VMs whose TTL is over now, instead of a moment later.'
     )
     _arguments -C \

@@ -86,6 +86,17 @@ class Lifecycle(site_case.SiteCase):
                 self.site.until(lambda: not self.site.leftovers(), "nothing is left")
                 self.assertEqual(self.site.pyro("run", "debian:12", "--", "true").returncode, 0)
 
+    def test_a_vm_whose_exec_lost_its_daemon_is_gone(self):
+        vm = self.create()
+        process = self.site.popen("vm", "exec", "--timeout-seconds", "600", vm, "--", "sh", "-c", "echo begun; sleep 1000")
+        self.assertEqual(process.stdout.readline(), b"begun\n")
+        self.site.kill()
+        process.communicate(timeout=site_case.site.WAIT)
+        self.assertEqual(process.returncode, 125)
+        self.site.start()
+        self.assertNotIn(vm, self.states())
+        self.site.until(lambda: not self.site.leftovers(), "nothing is left")
+
     def test_a_killed_qemu_is_noticed_and_said(self):
         process = self.site.popen("run", "--timeout-seconds", "600", "debian:12", "--", "sh", "-c", "echo begun; sleep 1000")
         self.assertEqual(process.stdout.readline(), b"begun\n")
