@@ -3,9 +3,12 @@
 #include "daemon/state/database.hpp"
 #include "daemon/state/schema.hpp"
 
+#include <csignal>
+
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 namespace pyro::state {
@@ -13,9 +16,28 @@ namespace {
 
 constexpr std::int64_t touch_interval_seconds = 3600;
 
+// flock, for at most about a second: a daemon that was killed while it started a program leaves a child that holds its
+// locks until it notices. For the start of the daemon, when there is one thread and nobody else has a timer.
+bool lock_soon(int fd) {
+    if (::flock(fd, LOCK_EX | LOCK_NB) == 0) return true;
+    if (errno != EWOULDBLOCK) return false;
+    struct sigaction interrupt {}, before {};
+    interrupt.sa_handler = [](int) {};
+    ::sigaction(SIGALRM, &interrupt, &before);
+    // Again after the first: it may come before flock waits.
+    const itimerval soon{{0, 100'000}, {1, 0}}, never{};
+    ::setitimer(ITIMER_REAL, &soon, nullptr);
+    const bool locked = ::flock(fd, LOCK_EX) == 0;
+    const int why = errno;
+    ::setitimer(ITIMER_REAL, &never, nullptr);
+    ::sigaction(SIGALRM, &before, nullptr);
+    errno = why == EINTR ? EWOULDBLOCK : why;
+    return locked;
+}
+
 UniqueFd lock_directory(const std::string& path) {
     UniqueFd directory = open_file(path, O_RDONLY | O_DIRECTORY);
-    if (::flock(directory.get(), LOCK_EX | LOCK_NB) == 0) return directory;
+    if (lock_soon(directory.get())) return directory;
     if (errno == EWOULDBLOCK)
         throw Error(ErrorCode::failed_precondition, "another pyrod uses " + path,
                     "stop it first, or give this one directories of its own");

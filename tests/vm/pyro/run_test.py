@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
 """`pyro run` as a user has it: streams, exit codes, users, terminals, time-outs, in real VMs."""
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -9,6 +11,7 @@ import select
 import signal
 import struct
 import sys
+import termios
 import time
 import unittest
 
@@ -157,8 +160,11 @@ class Run(site_case.SiteCase):
         if pid == 0:
             os.environ.update(self.site.env, TERM="xterm")
             os.execv(site_case.site.BIN / "pyro", ["pyro", "run", "-it", "--timeout-seconds", "0", "debian:12"])
-        import fcntl
-        import termios
+        def end():
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+        self.addCleanup(end)
         fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 101, 0, 0))
         seen = b""
 
@@ -181,8 +187,8 @@ class Run(site_case.SiteCase):
         expect(rb"33 101\r\n/dev/pts/\d+\r\nxterm\r\n")
         fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 90, 0, 0))
         os.kill(pid, signal.SIGWINCH)
-        os.write(terminal, b"sleep 1000\n")
-        expect(rb"sleep 1000\r\n")
+        os.write(terminal, b"sh -c 'echo be''gun; sleep 1000'\n")
+        expect(rb"begun\r\n")  # before that, the shell itself would get the signal
         os.write(terminal, b"\x03")  # to the guest's foreground job, not to pyro
         expect(rb"[#$] ")
         os.write(terminal, b"stty size; exit 9\n")
