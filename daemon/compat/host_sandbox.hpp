@@ -17,11 +17,13 @@ struct SandboxPlan {
     std::string root;               // the unpacked tree: the peer's own directory, for this command alone
     supervise::Credentials peer;    // who asked; never uid 0
     agent::ExecSpec command;        // its user is not looked at: the sandbox has one
+    std::uint64_t memory_max = 0;   // bytes, its file systems in memory included; 0: no limit
+    std::uint64_t file_max = 0;     // bytes of one file; 0: no limit
 };
 
 // bubblewrap's arguments: everything unshared, the tree as /, fresh /proc, /dev, /tmp and /run, no host file, no network.
-// Pure. `root_fd` is the number under which bubblewrap finds the tree.
-std::vector<std::string> bubblewrap_arguments(const SandboxPlan& plan, int root_fd);
+// Pure.
+std::vector<std::string> bubblewrap_arguments(const SandboxPlan& plan);
 
 // Owns the process and its pipes, or its terminal. Looks like an agent::ExecSession to whoever streams it.
 class HostSandbox {
