@@ -114,7 +114,7 @@ Config load_config(const std::string& file) {
         s.read("initramfs", config.guest.initramfs);
         s.read("qemu", config.guest.qemu);
         s.read("uid_first", config.guest.uid_first, 1000, 4294967294);
-        s.read("uid_last", config.guest.uid_last, config.guest.uid_first, 4294967294);
+        s.read("uid_last", config.guest.uid_last, config.guest.uid_first + 1, 4294967294);
     });
     top.section("workers", [&](Section& s) {
         s.read("image", config.workers.image);

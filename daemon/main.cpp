@@ -112,6 +112,9 @@ UniqueFd listen_for_clients(const Config& config) {
     return listening;
 }
 
+// The last of the range is the trial guest's, nobody else's: nobody's own uid, 65534, may have processes of others.
+uid_t probe_uid(const Config& config) { return static_cast<uid_t>(config.guest.uid_last); }
+
 env::CacheOptions environment_options(const Config& config, vm::VmUids& uids) {
     env::CacheOptions options;
     options.state_directory = config.state_dir;
@@ -126,6 +129,9 @@ env::CacheOptions environment_options(const Config& config, vm::VmUids& uids) {
     options.max_image_bytes = static_cast<std::uint64_t>(config.environments.max_image_mib) << 20;
     options.concurrent_pulls = static_cast<std::size_t>(config.limits.pulls);
     options.sub_first = static_cast<uid_t>(config.guest.uid_last) + 1;
+    if (const auto conflict = vm::overlap(probe_uid(config), options.sub_first + 65534, vm::Accounts::of_host()))
+        throw Error(ErrorCode::failed_precondition, "the uids behind those for VMs, where the Debian archive is unpacked, overlap " + *conflict,
+                    "choose another range: guest.uid_first and guest.uid_last in the configuration");
     options.claim_uid = [&uids](const std::string& job) {
         auto lease = std::make_shared<vm::VmUids::Lease>(uids.claim(0, job));
         return env::CacheOptions::ClaimedUid{lease->uid(), lease};
@@ -139,6 +145,7 @@ vm::qemu::BackendConfig hypervisor_config(const Config& config) {
     out.programs.kernel = config.guest.kernel;
     out.programs.initramfs = config.guest.initramfs;
     out.run_directory = config.run_dir;
+    out.probe_uid = probe_uid(config);
     return out;
 }
 
@@ -192,7 +199,7 @@ io::Task<void> serve(const Config& config, const Options& options, state::Store&
     io::WorkerPool pool(worker_threads);
     const std::unique_ptr<supervise::Supervisor> supervisor = supervise::make_plain_supervisor(instance);
     const std::unique_ptr<vm::Hypervisor> hypervisor = vm::qemu::make_qemu_hypervisor(executor, *supervisor, hypervisor_config(config));
-    vm::VmUids uids(store, static_cast<uid_t>(config.guest.uid_first), static_cast<uid_t>(config.guest.uid_last), "/run/pyro-vm-uids.lock");
+    vm::VmUids uids(store, static_cast<uid_t>(config.guest.uid_first), probe_uid(config) - 1, "/run/pyro-vm-uids.lock");
     vm::MachineRegistry machines(executor, store, *hypervisor, uids, registry_config(config));
     env::EnvironmentCache environments(executor, *supervisor, store, pool, environment_options(config, uids));
 
