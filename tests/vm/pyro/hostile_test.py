@@ -436,6 +436,9 @@ class Sandbox(HostileCase):
         with As(MALLORY, cls.site) as mallory:
             cls.id = cls.site.until(lambda: mallory.call("vm.list")["vms"], "it is there")[0]["vm_id"]
         cls.tree = cls.site.state / "compat" / cls.id
+        cls.shell.stdin.write(b"echo ready\n")  # answered once the tree is whole
+        cls.shell.stdin.flush()
+        assert cls.shell.stdout.readline() == b"ready\n"
 
     @classmethod
     def tearDownClass(cls):
