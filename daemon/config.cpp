@@ -6,11 +6,15 @@
 #include <algorithm>
 #include <functional>
 
+#include <fcntl.h>
+#include <sys/stat.h>
 #include <toml++/toml.h>
 
 namespace pyro {
 
 namespace {
+
+constexpr std::size_t config_bytes = 1 << 20;
 
 // One table of the file: takes out what is known, and complains about what is left.
 class Section {
@@ -87,7 +91,14 @@ Config load_config(const std::string& file) {
     Config config;
     toml::table root;
     try {
-        root = toml::parse(read_file(file, 1 << 20));
+        const UniqueFd opened = open_file(file, O_RDONLY);
+        struct stat info{};
+        if (::fstat(opened.get(), &info) != 0) throw Error::from_errno("look at " + file);
+        if (S_ISREG(info.st_mode) && (info.st_mode & S_IWOTH) != 0)
+            throw Error(ErrorCode::failed_precondition, file + " may be written by anybody, and it names programs that root starts", "chmod o-w " + file);
+        const std::string text = read_up_to(opened.get(), config_bytes + 1);
+        if (text.size() > config_bytes) throw Error(ErrorCode::invalid_argument, file + " is larger than " + std::to_string(config_bytes) + " bytes");
+        root = toml::parse(text);
     } catch (const toml::parse_error& e) {
         throw Error(ErrorCode::invalid_argument, file + ": line " + std::to_string(e.source().begin.line) + ": " + std::string(e.description()),
                     "correct the configuration and start pyrod again");
@@ -102,7 +113,7 @@ Config load_config(const std::string& file) {
         s.read("initramfs", config.guest.initramfs);
         s.read("qemu", config.guest.qemu);
         s.read("uid_first", config.guest.uid_first, 1000, 4294967294);
-        s.read("uid_last", config.guest.uid_last, config.guest.uid_first, 4294967294 - Config::Guest::subordinate_uids);
+        s.read("uid_last", config.guest.uid_last, config.guest.uid_first + 1, 4294967294 - Config::Guest::subordinate_uids);
     });
     top.section("workers", [&](Section& s) {
         s.read("image", config.workers.image);
@@ -136,6 +147,12 @@ Config load_config(const std::string& file) {
     });
     top.section("host_compat", [&](Section& s) { s.read("allow", config.host_compat.allow); });
     top.finish();
+    const std::pair<const char*, const std::string*> paths[] = {
+        {"state_dir", &config.state_dir}, {"run_dir", &config.run_dir}, {"socket", &config.socket}, {"guest.kernel", &config.guest.kernel},
+        {"guest.initramfs", &config.guest.initramfs}, {"guest.qemu", &config.guest.qemu}, {"workers.image", &config.workers.image},
+        {"workers.mmdebstrap", &config.workers.mmdebstrap}, {"workers.bubblewrap", &config.workers.bubblewrap}};
+    for (const auto& [key, path] : paths)
+        if (!path->starts_with('/')) top.refuse(key, "must be an absolute path");
     return config;
 }
 

@@ -3,6 +3,7 @@
 #include "common/error.hpp"
 #include "daemon/config.hpp"
 #include "daemon/env/cache.hpp"
+#include "daemon/env/files.hpp"
 #include "daemon/io/loop.hpp"
 #include "daemon/rpc/server.hpp"
 #include "daemon/service/services.hpp"
@@ -16,13 +17,19 @@
 
 #include <nlohmann/json.hpp>
 
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
+#include <cstring>
 #include <filesystem>
 #include <iostream>
 
+#include <fcntl.h>
 #include <grp.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 namespace pyro {
@@ -38,23 +45,75 @@ struct Options {
     int ready_fd = -1;       // "ready\n" is written to it once clients are served, and it is closed
 };
 
-void make_directory(const std::string& path, mode_t mode) {
-    std::error_code failed;
-    fs::create_directories(path, failed);
-    if (failed) throw Error(ErrorCode::failed_precondition, "make " + path + ": " + failed.message(), "run pyrod as root, or name another directory in its configuration");
+// Made if missing, with what is above it. Returns whether it was.
+bool make_directory(const std::string& path, mode_t mode) {
+    if (path.empty()) return false;
+    int failed = ::mkdir(path.c_str(), mode) == 0 ? 0 : errno;
+    if (failed == ENOENT && path != "/") {
+        make_directory(fs::path(path).parent_path(), 0755);
+        failed = ::mkdir(path.c_str(), mode) == 0 ? 0 : errno;
+    }
+    if (failed == EEXIST) return false;
+    if (failed != 0)
+        throw Error(ErrorCode::failed_precondition, "make " + path + ": " + std::strerror(failed), "run pyrod as root, or name another directory in its configuration");
     if (::chmod(path.c_str(), mode) != 0) throw Error::from_errno("set the mode of " + path);
+    return true;
+}
+
+// The daemon's own: nobody else may have a say in what lies there.
+void make_own_directory(const std::string& path, mode_t mode) {
+    make_directory(path, mode);
+    const UniqueFd directory = open_file(path, O_RDONLY | O_DIRECTORY);
+    struct stat info{};
+    if (::fstat(directory.get(), &info) != 0) throw Error::from_errno("look at " + path);
+    if (info.st_uid != 0)
+        throw Error(ErrorCode::failed_precondition, path + " belongs to uid " + std::to_string(info.st_uid) + ", not to root",
+                    "name a directory of pyrod's own in its configuration, or: chown root: " + path);
+    if (::fchmod(directory.get(), mode) != 0) throw Error::from_errno("set the mode of " + path);
+}
+
+// Somebody else's directory, /run or a user's: it stays as it is, but nobody may put another file in the socket's place.
+void check_socket_directory(const std::string& path) {
+    if (make_directory(path, 0755)) return;
+    struct stat info{};
+    if (::stat(path.c_str(), &info) != 0) throw Error::from_errno("look at " + path);
+    if ((info.st_mode & S_IWOTH) != 0 && (info.st_mode & S_ISVTX) == 0)
+        throw Error(ErrorCode::failed_precondition, "anybody may replace files in " + path + ", the socket too", "chmod o-w " + path + ", or name another socket");
+}
+
+bool somebody_listens(const std::string& path) {
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    if (path.size() >= sizeof address.sun_path) return false;  // refused where it is bound
+    path.copy(address.sun_path, path.size());
+    const UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    if (!fd) throw Error::from_errno("make a socket");
+    return ::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0 || errno == EAGAIN;
+}
+
+// One user's connections must not cost the others theirs: the limits that count are those of the configuration.
+void raise_descriptor_limit() {
+    rlimit files{};
+    if (::getrlimit(RLIMIT_NOFILE, &files) != 0) throw Error::from_errno("read the limit of open files");
+    files.rlim_cur = files.rlim_max;
+    if (::setrlimit(RLIMIT_NOFILE, &files) != 0) throw Error::from_errno("raise the limit of open files");
 }
 
 UniqueFd listen_for_clients(const Config& config) {
-    make_directory(fs::path(config.socket).parent_path(), 0755);
+    check_socket_directory(fs::path(config.socket).parent_path());
+    if (somebody_listens(config.socket))
+        throw Error(ErrorCode::failed_precondition, "another program serves " + config.socket, "stop it first, or name another socket in the configuration");
     UniqueFd listening = io::listen_unix(config.socket, 0600);
     const group* members = ::getgrnam(config.socket_group.c_str());
     if (!members) std::fprintf(stderr, "pyrod: there is no group %s: only root may connect; make it with: groupadd --system %s\n",
                                config.socket_group.c_str(), config.socket_group.c_str());
-    if (::chown(config.socket.c_str(), 0, members ? members->gr_gid : 0) != 0) throw Error::from_errno("set the owner of " + config.socket);
+    if (::lchown(config.socket.c_str(), 0, members ? members->gr_gid : 0) != 0) throw Error::from_errno("set the owner of " + config.socket);
     if (::chmod(config.socket.c_str(), 0660) != 0) throw Error::from_errno("set the mode of " + config.socket);
     return listening;
 }
+
+// The last of the range is the trial guest's, nobody else's: nobody's own uid, 65534, may have processes of others.
+uid_t probe_uid(const Config& config) { return static_cast<uid_t>(config.guest.uid_last); }
 
 env::CacheOptions environment_options(const Config& config, vm::VmUids& uids) {
     env::CacheOptions options;
@@ -70,6 +129,9 @@ env::CacheOptions environment_options(const Config& config, vm::VmUids& uids) {
     options.max_image_bytes = static_cast<std::uint64_t>(config.environments.max_image_mib) << 20;
     options.concurrent_pulls = static_cast<std::size_t>(config.limits.pulls);
     options.sub_first = static_cast<uid_t>(config.guest.uid_last) + 1;
+    if (const auto conflict = vm::overlap(probe_uid(config), static_cast<uid_t>(config.guest.uid_last + Config::Guest::subordinate_uids), vm::Accounts::of_host()))
+        throw Error(ErrorCode::failed_precondition, "the uids behind those for VMs, where the Debian archive is unpacked, overlap " + *conflict,
+                    "choose another range: guest.uid_first and guest.uid_last in the configuration");
     options.claim_uid = [&uids](const std::string& job) {
         auto lease = std::make_shared<vm::VmUids::Lease>(uids.claim(0, job));
         return env::CacheOptions::ClaimedUid{lease->uid(), lease};
@@ -83,6 +145,7 @@ vm::qemu::BackendConfig hypervisor_config(const Config& config) {
     out.programs.kernel = config.guest.kernel;
     out.programs.initramfs = config.guest.initramfs;
     out.run_directory = config.run_dir;
+    out.probe_uid = probe_uid(config);
     return out;
 }
 
@@ -117,6 +180,17 @@ void say_ready(int fd) {
     write_all(ready.get(), "ready\n");
 }
 
+// Each is its user's, who may hinder that: it costs space, not the start.
+void remove_sandboxes(const std::string& directory) {
+    for (const std::string& name : env::names_in(directory)) {
+        try {
+            env::remove_tree(directory + "/" + name);
+        } catch (const Error& e) {
+            std::fprintf(stderr, "pyrod: the tree of an old sandbox stays: %s\n", e.message().c_str());
+        }
+    }
+}
+
 io::Task<void> serve(const Config& config, const Options& options, state::Store& store, const std::string& instance) {
     const io::Executor executor = co_await io::this_executor();
     io::Signals signals(executor, {SIGTERM, SIGINT});
@@ -125,17 +199,17 @@ io::Task<void> serve(const Config& config, const Options& options, state::Store&
     io::WorkerPool pool(worker_threads);
     const std::unique_ptr<supervise::Supervisor> supervisor = supervise::make_plain_supervisor(instance);
     const std::unique_ptr<vm::Hypervisor> hypervisor = vm::qemu::make_qemu_hypervisor(executor, *supervisor, hypervisor_config(config));
-    const uid_t last_subordinate = static_cast<uid_t>(config.guest.uid_last + Config::Guest::subordinate_uids);
-    if (const auto conflict = vm::overlap(static_cast<uid_t>(config.guest.uid_first), last_subordinate, vm::Accounts::of_host()))
-        throw Error(ErrorCode::failed_precondition, "the uids for VMs and image workers, " + std::to_string(config.guest.uid_first) + " to " +
-                    std::to_string(last_subordinate) + ", overlap " + *conflict, "set guest.uid_first and guest.uid_last to a free range");
-    vm::VmUids uids(store, static_cast<uid_t>(config.guest.uid_first), static_cast<uid_t>(config.guest.uid_last), "/run/pyro-vm-uids.lock");
+    vm::VmUids uids(store, static_cast<uid_t>(config.guest.uid_first), probe_uid(config) - 1, "/run/pyro-vm-uids.lock");
     vm::MachineRegistry machines(executor, store, *hypervisor, uids, registry_config(config));
     env::EnvironmentCache environments(executor, *supervisor, store, pool, environment_options(config, uids));
 
+    // What was bound to calls of an earlier daemon: workers, sandboxes and the sandboxes' trees.
+    const std::vector<std::string> scopes = supervisor->scopes();
+    for (const std::string& scope : scopes)
+        if (!scope.starts_with("vm-")) co_await supervisor->remove(scope, std::stop_token());
     const std::string sandboxes = config.state_dir + "/compat";
-    fs::remove_all(sandboxes);  // they were bound to calls of an earlier daemon
-    make_directory(sandboxes, 0711);
+    make_own_directory(sandboxes, 0711);
+    remove_sandboxes(sandboxes);
     co_await environments.start();
     co_await machines.reconcile();
 
@@ -164,9 +238,11 @@ int run(const Options& options) {
     const std::string file = named ? options.config : default_config;
     const Config config = named || fs::exists(file) ? load_config(file) : Config();
     if (::geteuid() != 0) throw Error(ErrorCode::failed_precondition, "pyrod needs root: it starts VMs as users of their own", "sudo pyrod, or scripts/dev-daemon start");
-    make_directory(config.state_dir, 0711);
-    make_directory(config.state_dir + "/vm", 0700);
-    make_directory(config.run_dir, 0755);
+    raise_descriptor_limit();
+    make_own_directory(config.state_dir, 0711);
+    make_own_directory(config.state_dir + "/vm", 0700);
+    make_own_directory(config.run_dir, 0755);
+    make_own_directory(config.run_dir + "/vm", 0700);
     const std::string instance = Digest::of(fs::canonical(config.state_dir).string()).hex().substr(0, 8);
     state::Store store({config.state_dir, config.run_dir});
     io::Loop loop;

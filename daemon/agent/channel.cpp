@@ -21,6 +21,7 @@ constexpr std::size_t channel_read_size = 256 << 10;
 constexpr std::size_t channel_batch = 128 << 10;         // bytes written at once; a kill waits behind no more than this
 constexpr std::size_t input_frame = 32 << 10;
 constexpr std::size_t merged_chunk = 256 << 10;
+constexpr std::size_t ordered_chunks = 4096;             // beyond, only the order within each stream is kept: a chunk costs memory
 constexpr std::uint64_t acknowledge_every = wire::output_window / 4;
 constexpr std::uint64_t stale_limit = 64 << 20;          // bytes of an older connection before the guest's hello
 constexpr std::size_t control_limit = 16 << 20;          // queued by callers while the guest does not read
@@ -64,6 +65,14 @@ struct SessionState {
     bool abandoned = false;           // its owner went: kill, then release
     io::Event output_event, input_event, started_event, exited_event;
 
+    // The chunk that more bytes of a stream may be put into.
+    Chunk* extensible(Output which, std::size_t more) {
+        const bool many = chunks.size() >= ordered_chunks;
+        auto last = chunks.rbegin();
+        while (many && last != chunks.rend() && last->stream != which) ++last;  // few: this one is extended, too
+        const bool fits = last != chunks.rend() && last->stream == which && (many || last->bytes.size() + more <= merged_chunk);
+        return fits ? &*last : nullptr;
+    }
     std::uint64_t input_queued() const { return input_base + input.size(); }
     void wake() {
         output_event.set(), input_event.set(), started_event.set(), exited_event.set();
@@ -249,8 +258,8 @@ void ChannelState::on_output(SessionState& session, const Frame& frame) {
         if (session.abandoned) {
             stream_state.taken = stream_state.received;
             work.set();
-        } else if (!session.chunks.empty() && session.chunks.back().stream == which && session.chunks.back().bytes.size() + bytes.size() <= merged_chunk) {
-            session.chunks.back().bytes += bytes;
+        } else if (Chunk* last = session.extensible(which, bytes.size())) {
+            last->bytes += bytes;
         } else if (!bytes.empty()) {
             session.chunks.push_back(Chunk{which, std::string(bytes), frame.offset});
         }

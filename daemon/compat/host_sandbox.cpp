@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <pty.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 namespace pyro::compat {
@@ -59,6 +60,8 @@ io::Task<std::shared_ptr<HostSandbox>> HostSandbox::start(supervise::Supervisor&
     command.as = plan.peer;
     command.dies_with_daemon = true;
     command.controlling_terminal = plan.command.tty;
+    command.limits.push_back(supervise::ResourceLimit{RLIMIT_CORE, 0});
+    if (plan.file_max > 0) command.limits.push_back(supervise::ResourceLimit{RLIMIT_FSIZE, plan.file_max});
 
     std::shared_ptr<HostSandbox> sandbox(new HostSandbox(supervisor, executor, plan.id, plan.command.tty));
     if (plan.command.tty) {
@@ -88,6 +91,7 @@ io::Task<std::shared_ptr<HostSandbox>> HostSandbox::start(supervise::Supervisor&
     supervise::Scope scope;
     scope.name = plan.id;
     scope.tasks_max = 4096;
+    scope.memory_max = plan.memory_max;
     std::function<void(const supervise::ProcessIdentity&)> nothing_to_record = [](const supervise::ProcessIdentity&) {};
     sandbox->process_ = co_await supervisor.spawn(std::move(command), std::move(scope), std::move(nothing_to_record));
     sandbox->started_ns_ = clock_ns(CLOCK_MONOTONIC);

@@ -17,6 +17,8 @@ struct SandboxPlan {
     std::string root;               // the unpacked tree: the peer's own directory, for this command alone
     supervise::Credentials peer;    // who asked; never uid 0
     agent::ExecSpec command;        // its user is not looked at: the sandbox has one
+    std::uint64_t memory_max = 0;   // bytes, its file systems in memory included; 0: no limit
+    std::uint64_t file_max = 0;     // bytes of one file; 0: no limit
 };
 
 // bubblewrap's arguments: everything unshared, the tree as /, fresh /proc, /dev, /tmp and /run, no host file, no network.

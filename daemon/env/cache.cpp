@@ -108,12 +108,16 @@ struct EnvironmentCache::Installation {
 };
 
 struct EnvironmentCache::Job {
-    explicit Job(io::Executor executor) : done(std::move(executor)) {}
+    explicit Job(io::Executor executor) : done(executor), may_start(executor) {}
     std::string id;
     bool force = false;
     io::Event done;
     std::stop_source stop;
     bool abandoned = false;
+    std::set<uid_t> queued_by;
+    std::stop_source queueing;
+    io::FairSemaphore::Permit place;
+    io::Event may_start;
     std::uint64_t next_listener = 0;
     std::map<std::uint64_t, ProgressSink> listeners;
     std::optional<Progress> last;
@@ -160,7 +164,7 @@ std::optional<CacheOptions::ClaimedUid> EnvironmentCache::worker_uid(const std::
 }
 
 EnvironmentCache::EnvironmentCache(io::Executor executor, supervise::Supervisor& supervisor, state::Store& store, io::WorkerPool& pool, CacheOptions options)
-    : executor_(executor), supervisor_(supervisor), store_(store), pool_(pool), options_(std::move(options)), pulls_(executor, options_.concurrent_pulls),
+    : executor_(executor), supervisor_(supervisor), store_(store), pool_(pool), options_(std::move(options)), pulls_(executor, options_.concurrent_pulls, std::max<std::size_t>(1, options_.concurrent_pulls / 2)), verifying_(executor, 1, 1),
       group_(executor) {}
 
 EnvironmentCache::~EnvironmentCache() = default;
@@ -181,7 +185,7 @@ io::Task<void> EnvironmentCache::start() {
             remove_tree(ingest + "/" + name);
         trim_downloads(downloads, now, half_download_age, limit);
     };
-    auto task = io::offload(pool_, std::move(work));
+    auto task = io::offload(bulk_, std::move(work));
     co_await std::move(task);
 }
 
@@ -194,7 +198,7 @@ io::Task<void> EnvironmentCache::close() {
 
 io::Task<std::optional<Installed>> EnvironmentCache::look(Digest digest, bool full, std::stop_token stop) {
     auto work = [directory = path("environments", digest.hex()), digest, full, stop] { return examine(directory, digest, full, stop); };
-    auto task = io::offload(pool_, std::move(work));
+    auto task = io::offload(full ? bulk_ : pool_, std::move(work));
     std::optional<Installed> out = co_await std::move(task);
     co_return out;
 }
@@ -267,6 +271,7 @@ io::Task<PullOutcome> EnvironmentCache::pull(std::string name, state::Viewer vie
         if (progress)
             progress(verifying);
         const Digest digest = Digest::parse(row->digest);
+        const io::FairSemaphore::Permit turn = co_await verifying_.acquire(viewer.uid, stop);
         found = co_await look(digest, true, stop);
     }
     if (!found || !found->problem.empty()) {
@@ -407,6 +412,8 @@ io::Task<std::shared_ptr<EnvironmentCache::Installation>> EnvironmentCache::inst
     }
     {
         const Waiter waiter(job, progress);
+        if (job->queued_by.insert(viewer.uid).second)
+            group_.spawn(queue_up(job, viewer.uid));
         co_await job->done.wait(stop);
     }
     if (job->failure)
@@ -425,10 +432,19 @@ io::Task<std::shared_ptr<EnvironmentCache::Installation>> EnvironmentCache::inst
     co_return result;
 }
 
+io::Task<void> EnvironmentCache::queue_up(std::shared_ptr<Job> job, uid_t uid) {
+    io::FairSemaphore::Permit place = co_await pulls_.acquire(uid, job->queueing.get_token());
+    if (job->may_start.is_set())
+        co_return;
+    job->place = std::move(place);
+    job->may_start.set();
+    job->queueing.request_stop();
+}
+
 io::Task<void> EnvironmentCache::run_job(std::shared_ptr<Job> job, ResolvedName resolved) {
     const std::string key = resolved.name;
     try {
-        io::Semaphore::Permit permit = co_await pulls_.acquire(job->stop.get_token());
+        co_await job->may_start.wait(job->stop.get_token());
         const std::weak_ptr<Job> weak = job;
         ProgressSink tell = [weak](const Progress& progress) {
             if (const std::shared_ptr<Job> alive = weak.lock())
@@ -439,6 +455,9 @@ io::Task<void> EnvironmentCache::run_job(std::shared_ptr<Job> job, ResolvedName 
     } catch (...) {
         job->failure = std::current_exception();
     }
+    job->may_start.set();  // nobody gives it a place any more
+    job->queueing.request_stop();
+    job->place.release();
     jobs_.erase(key);
     job->done.set();
 }
@@ -517,7 +536,7 @@ io::Task<EnvironmentCache::Installation> EnvironmentCache::install_from_registry
         own_directory(downloads, uid);
         return names_in(blobs);
     };
-    auto prepared = io::offload(pool_, std::move(prepare));
+    auto prepared = io::offload(bulk_, std::move(prepare));
     std::vector<std::string> have = co_await std::move(prepared);
     request["have"] = have;
 
@@ -552,7 +571,7 @@ io::Task<EnvironmentCache::Installation> EnvironmentCache::install_from_registry
         if (alone)  // no other pull works there
             trim_downloads(all, now, half_download_age, limit);
     };
-    auto settled = io::offload(pool_, std::move(settle));
+    auto settled = io::offload(bulk_, std::move(settle));
     co_await std::move(settled);
     if (failure)
         std::rethrow_exception(failure);
@@ -620,14 +639,14 @@ io::Task<EnvironmentCache::Installation> EnvironmentCache::install_from_registry
                 throw;
             }
         };
-        auto adopted = io::offload(pool_, std::move(adopt));
+        auto adopted = io::offload(bulk_, std::move(adopt));
         co_await std::move(adopted);
         verified += blob.size;
         if (blob.fresh)
             out.downloaded_bytes += blob.size;
     }
     auto tidy = [downloads] { remove_tree(downloads); };
-    auto tidied = io::offload(pool_, std::move(tidy));
+    auto tidied = io::offload(bulk_, std::move(tidy));
     co_await std::move(tidied);
 
     std::optional<Installed> there = co_await look(manifest.digest, true, stop);
@@ -650,7 +669,7 @@ io::Task<EnvironmentCache::Installation> EnvironmentCache::install_from_archive(
         // The way there is open to the worker's uid for as long as the job lasts; the state directory above is not.
         own_directory(temporary, uid);
     };
-    auto prepared = io::offload(pool_, std::move(prepare));
+    auto prepared = io::offload(bulk_, std::move(prepare));
     co_await std::move(prepared);
 
     Installation out;
@@ -678,7 +697,7 @@ io::Task<EnvironmentCache::Installation> EnvironmentCache::install_from_archive(
         failure = std::current_exception();
     }
     auto tidy = [directory] { remove_tree(directory); };
-    auto tidied = io::offload(pool_, std::move(tidy));
+    auto tidied = io::offload(bulk_, std::move(tidy));
     co_await std::move(tidied);
     if (failure)
         std::rethrow_exception(failure);
@@ -715,7 +734,7 @@ io::Task<EnvironmentManifest> EnvironmentCache::build(std::string job_id, std::v
     std::exception_ptr failure;
     try {
         auto make = [directory] { own_directory(directory, ::geteuid()); };
-        auto made = io::offload(pool_, std::move(make));
+        auto made = io::offload(bulk_, std::move(make));
         co_await std::move(made);
 
         WorkerJob worker;
@@ -748,7 +767,7 @@ io::Task<EnvironmentManifest> EnvironmentCache::build(std::string job_id, std::v
                     throw Error::from_errno("name the archive's layer");
                 adopt_blob(folder, blobs, layer.digest, layer.size, stop);
             };
-            auto keeping = io::offload(pool_, std::move(keep));
+            auto keeping = io::offload(bulk_, std::move(keep));
             co_await std::move(keeping);
         }
         manifest.installed_at = unix_now();
@@ -763,14 +782,14 @@ io::Task<EnvironmentManifest> EnvironmentCache::build(std::string job_id, std::v
             replace_file(directory + "/" + manifest_file, text, 0600);
             install_directory(directory, to);
         };
-        auto installing = io::offload(pool_, std::move(install_it));
+        auto installing = io::offload(bulk_, std::move(install_it));
         co_await std::move(installing);
     } catch (...) {
         failure = std::current_exception();
     }
     if (failure) {
         auto tidy = [directory] { remove_tree(directory); };
-        auto tidied = io::offload(pool_, std::move(tidy));
+        auto tidied = io::offload(bulk_, std::move(tidy));
         co_await std::move(tidied);
         std::rethrow_exception(failure);
     }
@@ -867,7 +886,7 @@ io::Task<PruneOutcome> EnvironmentCache::prune(bool all, state::Viewer viewer, s
             freed += remove_tree(downloads + "/" + half);
         return freed;
     };
-    auto sweeping = io::offload(pool_, std::move(sweep));
+    auto sweeping = io::offload(bulk_, std::move(sweep));
     out.freed_bytes = co_await std::move(sweeping);
     co_return out;
 }

@@ -143,6 +143,8 @@ private:
     io::Task<std::shared_ptr<Installation>> install(ResolvedName resolved, state::Viewer viewer, PullOptions options, ProgressSink progress,
                                                    std::stop_token stop);
     io::Task<void> run_job(std::shared_ptr<Job> job, ResolvedName resolved);
+    // Waits for a place in the name of one of those who want the job. The first to get one starts it.
+    io::Task<void> queue_up(std::shared_ptr<Job> job, uid_t uid);
     io::Task<Installation> install_from_any(std::string job_id, ResolvedName resolved, bool force, ProgressSink progress, std::stop_token stop);
     io::Task<Installation> install_from_registry(std::string job_id, ResolvedName resolved, bool force, ProgressSink progress, std::stop_token stop);
     io::Task<Installation> install_from_archive(std::string job_id, ResolvedName resolved, ProgressSink progress, std::stop_token stop);
@@ -158,7 +160,9 @@ private:
     state::Store& store_;
     io::WorkerPool& pool_;
     CacheOptions options_;
-    io::Semaphore pulls_;
+    io::WorkerPool bulk_{2};        // what takes long: hashing, removing; the shared pool stays free for looks
+    io::FairSemaphore pulls_;       // by uid: nobody's slow registry keeps the others from theirs
+    io::FairSemaphore verifying_;   // by uid: comparisons of whole images
     std::map<std::string, std::shared_ptr<Job>> jobs_;              // by canonical reference
     std::map<std::string, std::weak_ptr<Lease::State>> leases_;     // by digest
     std::uint64_t next_job_ = 0;

@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -31,35 +32,113 @@ std::vector<std::string> list_open(int directory) {
     return out;
 }
 
-std::uint64_t remove_at(int parent, const std::string& name) {
-    struct stat info {};
-    if (::fstatat(parent, name.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0) {
-        if (errno == ENOENT)
-            return 0;
-        throw Error::from_errno("look at " + name);
+// Everything below an open directory, with two descriptors and no recursion, however deep it is: what is found in a
+// directory moves up to the top first. The tree may be a living user's who works against us: a directory is taken over
+// before it is read, what is mounted in it goes without a look inside, and there is an end to the patience.
+class TreeRemoval {
+public:
+    TreeRemoval(UniqueFd top, dev_t device) : top_(std::move(top)), device_(device) { take_over(top_.get()); }
+
+    std::uint64_t run() {
+        for (std::vector<std::string> names = list_open(top_.get()); !names.empty(); names = list_open(top_.get()))
+            for (const std::string& name : names)
+                remove(top_.get(), name);
+        return bytes_;
     }
-    const auto own = static_cast<std::uint64_t>(info.st_blocks) * 512;
-    if (!S_ISDIR(info.st_mode)) {
-        if (::unlinkat(parent, name.c_str(), 0) != 0 && errno != ENOENT)
-            throw Error::from_errno("remove " + name);
-        return info.st_nlink == 1 ? own : 0;
+
+private:
+    static constexpr std::uint64_t most_entries = 50'000'000;
+
+    static void take_over(int directory) {
+        if (::geteuid() == 0 && (::fchown(directory, 0, 0) != 0 || ::fchmod(directory, 0700) != 0))
+            throw Error::from_errno("take over a directory");
     }
-    std::uint64_t bytes = own;
-    {
-        const UniqueFd directory(::openat(parent, name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
-        if (!directory)
-            throw Error::from_errno("open " + name);
-        for (const std::string& below : list_open(directory.get()))
-            bytes += remove_at(directory.get(), below);
+
+    // What a user mounted (FUSE) answers to root with errors of its own.
+    static bool unmount(int parent, const std::string& name) {
+        const std::string path = "/proc/self/fd/" + std::to_string(parent) + "/" + name;
+        return ::umount2(path.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW) == 0;
     }
-    if (::unlinkat(parent, name.c_str(), AT_REMOVEDIR) != 0 && errno != ENOENT)
-        throw Error::from_errno("remove " + name);
-    return bytes;
-}
+
+    void remove(int parent, const std::string& name) {
+        if (++entries_ > most_entries)
+            throw Error(ErrorCode::quota_exceeded, "a directory that was to be removed does not get empty", "end who writes in it");
+        struct stat info {};
+        for (;;) {
+            const int failed = ::fstatat(parent, name.c_str(), &info, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT) != 0 ? errno : 0;
+            if (failed == 0 && (!S_ISDIR(info.st_mode) || info.st_dev == device_))
+                break;
+            if (failed == ENOENT)
+                return;
+            if (!unmount(parent, name))
+                throw failed != 0 ? Error::from_errno("look at " + name, failed) : Error::from_errno("unmount " + name);
+        }
+        const std::uint64_t own = static_cast<std::uint64_t>(info.st_blocks) * 512;
+        if (!S_ISDIR(info.st_mode)) {
+            if (::unlinkat(parent, name.c_str(), 0) != 0 && errno != ENOENT)
+                throw Error::from_errno("remove " + name);
+            if (info.st_nlink == 1)
+                bytes_ += own;
+            return;
+        }
+        if (parent != top_.get() && ::unlinkat(parent, name.c_str(), AT_REMOVEDIR) != 0) {
+            if (errno == ENOENT)
+                return;
+            for (;;) {
+                const std::string above = ".removed-" + std::to_string(++moved_);
+                if (::renameat2(parent, name.c_str(), top_.get(), above.c_str(), RENAME_NOREPLACE) == 0 || errno == ENOENT)
+                    break;
+                if (errno != EEXIST)
+                    throw Error::from_errno("move " + name);
+            }
+            return;  // a later round's, unless it went meanwhile
+        }
+        if (parent == top_.get()) {
+            const UniqueFd directory(::openat(parent, name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+            if (!directory) {
+                if (errno == ENOENT || errno == ENOTDIR || errno == ELOOP)
+                    return;  // changed under our hands: the next round sees what it is now
+                throw Error::from_errno("open " + name);
+            }
+            take_over(directory.get());
+            for (const std::string& below : list_open(directory.get()))
+                remove(directory.get(), below);
+            if (::unlinkat(parent, name.c_str(), AT_REMOVEDIR) != 0 && errno != ENOENT && errno != ENOTEMPTY && errno != ENOTDIR)
+                throw Error::from_errno("remove " + name);
+        }
+        bytes_ += own;
+    }
+
+    UniqueFd top_;
+    dev_t device_;
+    std::uint64_t bytes_ = 0, entries_ = 0, moved_ = 0;
+};
 
 }  // namespace
 
-std::uint64_t remove_tree(const std::string& path) { return remove_at(AT_FDCWD, path); }
+std::uint64_t remove_tree(const std::string& path) {
+    struct stat info {};
+    if (::lstat(path.c_str(), &info) != 0) {
+        if (errno == ENOENT)
+            return 0;
+        throw Error::from_errno("look at " + path);
+    }
+    std::uint64_t bytes = static_cast<std::uint64_t>(info.st_blocks) * 512;
+    if (!S_ISDIR(info.st_mode)) {
+        if (::unlink(path.c_str()) != 0 && errno != ENOENT)
+            throw Error::from_errno("remove " + path);
+        return info.st_nlink == 1 ? bytes : 0;
+    }
+    {
+        UniqueFd top = open_file(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+        if (::fstat(top.get(), &info) != 0)
+            throw Error::from_errno("look at " + path);
+        bytes += TreeRemoval(std::move(top), info.st_dev).run();
+    }
+    if (::rmdir(path.c_str()) != 0 && errno != ENOENT)
+        throw Error::from_errno("remove " + path);
+    return bytes;
+}
 
 std::vector<std::string> names_in(const std::string& directory) {
     const UniqueFd fd(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW));
@@ -74,9 +153,11 @@ std::vector<std::string> names_in(const std::string& directory) {
 void own_directory(const std::string& path, uid_t owner) {
     if (::mkdir(path.c_str(), 0700) != 0 && errno != EEXIST)
         throw Error::from_errno("make " + path);
+    const UniqueFd directory = open_file(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+    if (::fchmod(directory.get(), 0700) != 0)  // one that was there may have had another
+        throw Error::from_errno("set the mode of " + path);
     if (::geteuid() != 0)
         return;
-    const UniqueFd directory = open_file(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
     for (const std::string& name : list_open(directory.get()))
         if (::fchownat(directory.get(), name.c_str(), owner, owner, AT_SYMLINK_NOFOLLOW) != 0)
             throw Error::from_errno("hand over " + path);

@@ -7,6 +7,7 @@
 #include <boost/asio/this_coro.hpp>
 
 #include <algorithm>
+#include <map>
 
 namespace pyro::io {
 
@@ -106,6 +107,77 @@ Task<Semaphore::Permit> Semaphore::acquire(std::stop_token stop) {
         throw Cancelled();
     }
     co_return Permit(state);
+}
+
+struct FairSemaphore::State {
+    State(Executor e, std::size_t n, std::size_t share) : executor(std::move(e)), permits(n), per_key(share) {}
+    struct User {
+        std::size_t held = 0;
+        std::deque<std::shared_ptr<Event>> queue;  // a set event owns the permit it was given
+    };
+    Executor executor;
+    std::size_t permits, per_key;
+    std::map<std::uint64_t, User> users;
+    std::uint64_t last = 0;
+
+    void give_back(std::uint64_t key) {
+        ++permits;
+        --users[key].held;
+        grant();
+        forget(key);
+    }
+
+    void forget(std::uint64_t key) {
+        const auto user = users.find(key);
+        if (user != users.end() && user->second.held == 0 && user->second.queue.empty()) users.erase(user);
+    }
+
+    // To the next key after the one served last, around the circle.
+    void grant() {
+        auto at = users.upper_bound(last);
+        for (std::size_t left = users.size(); left > 0 && permits > 0; --left, ++at) {
+            if (at == users.end()) at = users.begin();
+            User& user = at->second;
+            if (user.queue.empty() || user.held >= per_key) continue;
+            --permits;
+            ++user.held;
+            last = at->first;
+            const auto next = std::move(user.queue.front());
+            user.queue.pop_front();
+            next->set();
+            left = users.size() + 1;
+        }
+    }
+};
+
+FairSemaphore::FairSemaphore(Executor executor, std::size_t permits, std::size_t per_key)
+    : state_(std::make_shared<State>(std::move(executor), permits, per_key)) {}
+
+void FairSemaphore::Permit::release() noexcept {
+    if (auto state = std::move(state_)) state->give_back(key_);
+}
+
+Task<FairSemaphore::Permit> FairSemaphore::acquire(std::uint64_t key, std::stop_token stop) {
+    auto state = state_;
+    auto turn = std::make_shared<Event>(state->executor);
+    state->users[key].queue.push_back(turn);
+    state->grant();
+    bool stopped = false;
+    try {
+        co_await turn->wait(stop);
+    } catch (const Cancelled&) {
+        stopped = true;
+    }
+    if (stopped) {
+        if (turn->is_set()) {
+            state->give_back(key);  // given a permit and cancelled in the same turn
+        } else {
+            std::erase(state->users[key].queue, turn);
+            state->forget(key);
+        }
+        throw Cancelled();
+    }
+    co_return Permit(state, key);
 }
 
 struct Deadline::State : std::enable_shared_from_this<Deadline::State> {

@@ -2,6 +2,7 @@
 #pragma once
 #include "daemon/io/task.hpp"
 
+#include <cstdint>
 #include <deque>
 #include <memory>
 
@@ -48,6 +49,34 @@ public:
     Semaphore(Executor executor, std::size_t permits);
     Task<Permit> acquire(std::stop_token stop = {});
     std::size_t waiting() const noexcept;
+
+private:
+    std::shared_ptr<State> state_;
+};
+
+// A counting semaphore between users: no key holds more than its share, and keys that wait are served in turn, whatever
+// the number of waiters behind each. Within a key, in order of arrival.
+class FairSemaphore {
+    struct State;
+
+public:
+    class Permit {  // gives its place back when destroyed
+    public:
+        Permit() = default;
+        Permit(Permit&&) noexcept = default;
+        Permit& operator=(Permit&& other) noexcept { release(); state_ = std::move(other.state_); key_ = other.key_; return *this; }
+        ~Permit() { release(); }
+        void release() noexcept;
+
+    private:
+        friend class FairSemaphore;
+        Permit(std::shared_ptr<State> state, std::uint64_t key) : state_(std::move(state)), key_(key) {}
+        std::shared_ptr<State> state_;
+        std::uint64_t key_ = 0;
+    };
+
+    FairSemaphore(Executor executor, std::size_t permits, std::size_t per_key);
+    Task<Permit> acquire(std::uint64_t key, std::stop_token stop = {});
 
 private:
     std::shared_ptr<State> state_;

@@ -15,9 +15,18 @@ void dismiss(const io::Stream& connection, const Error& error) {
     [[maybe_unused]] const ssize_t best_effort = ::send(connection.native_handle(), line.data(), line.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
+// One short line: what a peer, a guest or a registry said may be in it, and a terminal or a log reader obeys some bytes.
+std::string loggable(const std::string& line) {
+    std::string out = line.substr(0, 4096);
+    for (char& c : out)
+        if (static_cast<unsigned char>(c) < 0x20 || static_cast<unsigned char>(c) > 0x7e) c = '?';
+    return out;
+}
+
 ServerOptions completed(ServerOptions options) {
     options.discovery = nlohmann::ordered_json::parse(options.discovery).dump();  // one line
     if (!options.log) options.log = [](const std::string& line) { std::fprintf(stderr, "pyrod: %s\n", line.c_str()); };
+    options.log = [to = std::move(options.log)](const std::string& line) { to(loggable(line)); };
     return options;
 }
 

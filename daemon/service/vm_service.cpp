@@ -1,9 +1,11 @@
 #include "daemon/service/vm_service.hpp"
 
+#include "daemon/env/files.hpp"
 #include "daemon/service/env_service.hpp"
 #include "daemon/service/viewer.hpp"
 
-#include <filesystem>
+#include <cstdio>
+#include <functional>
 
 #include <sys/stat.h>
 #include <unistd.h>
@@ -132,7 +134,7 @@ io::Task<proto::ExecResult> VmService::run_and_remove(rpc::Call& call, std::shar
         const Error guest_error = *error;
         error.reset();
         try {
-            outcome = co_await run_on_host(call, machine->id(), environment, request, timeout, attachment);
+            outcome = co_await run_on_host(call, machine, environment, request, timeout, attachment);
             mode = proto::ExecutionMode::host_compat;
         } catch (const Error& e) {
             error = e;
@@ -170,42 +172,63 @@ io::Task<StreamOutcome> VmService::run_in_guest(rpc::Call& call, std::shared_ptr
     co_return outcome;
 }
 
-io::Task<StreamOutcome> VmService::run_on_host(rpc::Call& call, std::string id, const env::Lease& environment, const CommandRequest& request,
+io::Task<StreamOutcome> VmService::run_on_host(rpc::Call& call, std::shared_ptr<vm::Machine> machine, const env::Lease& environment, const CommandRequest& request,
                                                std::chrono::seconds timeout, std::shared_ptr<rpc::Attachment> attachment) {
     if (!host_compat_.allow)
         throw Error(ErrorCode::failed_precondition, "this host's configuration forbids the sandbox on the host", "pyro doctor says why no guest boots");
     if (call.peer().uid == 0)
         throw Error(ErrorCode::failed_precondition, "the sandbox on the host is refused for root", "run pyro as an ordinary user of group pyro");
-    const std::string directory = host_compat_.directory + "/" + id;
+    const std::string id = machine->id();
+    // The peer's alone: what is in it takes the modes that the image gives it, its top too.
+    const std::string directory = host_compat_.directory + "/" + id, root = directory + "/root";
     const uid_t uid = call.peer().uid;
     const gid_t gid = call.peer().gid;
     if (::mkdir(directory.c_str(), 0700) != 0) throw Error::from_errno("make " + directory);
 
+    // The sandbox stands for the machine: it ends when that is deleted or its time is over.
+    std::stop_source ended;
+    const std::function<void()> end = [&ended] { ended.request_stop(); };
+    const std::stop_callback<std::function<void()>> on_call_stop(call.stop(), end);
+    const std::stop_callback<std::function<void()>> on_closing(machine->closing(), end);
     std::shared_ptr<compat::HostSandbox> sandbox;
     StreamOutcome outcome;
     std::exception_ptr failure;
     try {
-        if (::chown(directory.c_str(), uid, gid) != 0) throw Error::from_errno("give away " + directory);
+        if (::mkdir(root.c_str(), 0700) != 0) throw Error::from_errno("make " + root);
+        if (::chown(root.c_str(), uid, gid) != 0 || ::chown(directory.c_str(), uid, gid) != 0) throw Error::from_errno("give away " + directory);
         supervise::Credentials peer;
         peer.uid = uid;
         peer.gid = gid;
         peer.groups = call.peer().groups;
-        co_await environments_.unpack(environment, id, directory, peer, progress_of(call), call.stop());
+        co_await environments_.unpack(environment, id, root, peer, progress_of(call), ended.get_token());
         compat::SandboxPlan plan;
         plan.id = id;
         plan.bubblewrap = host_compat_.bubblewrap;
-        plan.root = directory;
+        plan.root = root;
         plan.peer = std::move(peer);
         plan.command = exec_spec(request, environment.manifest());
+        plan.memory_max = static_cast<std::uint64_t>(machine->row().mem_mib) << 20;
+        plan.file_max = static_cast<std::uint64_t>(machine->row().disk_gib) << 30;
         sandbox = co_await compat::HostSandbox::start(supervisor_, call.executor(), std::move(plan));
+        const std::function<void()> kill = [sandbox] { sandbox->kill(); };
+        const std::stop_callback<std::function<void()>> on_end(ended.get_token(), kill);
         outcome = co_await stream_command(call, std::move(attachment), sandbox, request.interactive || request.tty, timeout);
     } catch (...) {
         failure = std::current_exception();
     }
     if (sandbox) co_await sandbox->close();
-    // Never follows a link, and only meets what the sandbox's user made of his own tree; nobody of it runs any more.
-    const auto remove_tree = [directory] { std::error_code ignored; std::filesystem::remove_all(directory, ignored); };
+    // Nobody of the sandbox runs any more, but the tree is its user's: what he hinders, the next start removes.
+    const auto remove_tree = [directory] {
+        try {
+            env::remove_tree(directory);
+        } catch (const Error& e) {
+            std::fprintf(stderr, "pyrod: a sandbox's tree stays: %s\n", e.message().c_str());
+        }
+    };
     co_await io::offload(pool_, remove_tree);
+    if (machine->closing().stop_requested() && !call.stop().stop_requested())
+        throw Error(ErrorCode::guest_failed, "the sandbox on the host was ended: its time to live is over, or it was deleted",
+                    "give it longer with --ttl-seconds");
     if (failure) std::rethrow_exception(failure);
     co_return outcome;
 }

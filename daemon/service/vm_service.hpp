@@ -43,7 +43,7 @@ private:
     io::Task<StreamOutcome> run_in_guest(rpc::Call& call, std::shared_ptr<vm::Machine> machine, const env::Lease& environment,
                                          const CommandRequest& request, std::chrono::seconds timeout,
                                          std::shared_ptr<rpc::Attachment> attachment, bool& started);
-    io::Task<StreamOutcome> run_on_host(rpc::Call& call, std::string id, const env::Lease& environment, const CommandRequest& request,
+    io::Task<StreamOutcome> run_on_host(rpc::Call& call, std::shared_ptr<vm::Machine> machine, const env::Lease& environment, const CommandRequest& request,
                                         std::chrono::seconds timeout, std::shared_ptr<rpc::Attachment> attachment);
 
     env::EnvironmentCache& environments_;

@@ -15,6 +15,7 @@
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/select.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -106,6 +107,11 @@ void drop_privileges(const Prepared& p) noexcept {
     do n = ::read(p.gate_fd, &byte, 1); while (n < 0 && errno == EINTR);
     if (n != 1) ::_exit(127);  // the daemon went, or thought better of it
     if (p.command->unshare_flags != 0 && ::unshare(p.command->unshare_flags) != 0) give_up(p.outcome_fd, namespaces);
+    // The daemon's own is as high as it gets; what select() can count is what programs expect.
+    rlimit files{};
+    if (::getrlimit(RLIMIT_NOFILE, &files) != 0) give_up(p.outcome_fd, limits);
+    files.rlim_cur = files.rlim_max < FD_SETSIZE ? files.rlim_max : rlim_t{FD_SETSIZE};
+    if (::setrlimit(RLIMIT_NOFILE, &files) != 0) give_up(p.outcome_fd, limits);
     for (const ResourceLimit& limit : p.command->limits) {
         const rlimit value{limit.value, limit.value};
         if (::setrlimit(static_cast<__rlimit_resource>(limit.resource), &value) != 0) give_up(p.outcome_fd, limits);

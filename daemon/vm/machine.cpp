@@ -172,7 +172,7 @@ io::Task<std::shared_ptr<agent::ExecSession>> Machine::boot(StartRequest request
     if (::mkdir(directory().c_str(), 0700) != 0 && errno != EEXIST) throw Error::from_errno("make " + directory());
     const bool overlay_exists = ::access(overlay().c_str(), F_OK) == 0;
 
-    const auto place = co_await services_.boots.acquire(stop);
+    const auto place = co_await services_.boots.acquire(row_.owner_uid, stop);
     for (int number = 1;; ++number) {
         ++services_.statistics.attempts;
         std::optional<Error> failure;

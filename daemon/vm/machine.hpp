@@ -28,7 +28,7 @@ struct MachineServices {
     state::Store& store;
     Hypervisor& hypervisor;
     VmUids& uids;
-    io::Semaphore& boots;                     // how many at once
+    io::FairSemaphore& boots;                 // how many at once; users in turn
     std::string run_directory;                // RUN/ID/: sockets
     std::string overlay_directory;            // OVERLAYS/ID.qcow2
     std::chrono::nanoseconds boot_patience = std::chrono::seconds(20);  // without a sign of life
@@ -66,6 +66,8 @@ public:
     // Whether the guest of the last start said anything: a first command may then have run, whatever start() said.
     bool guest_spoke() const noexcept { return guest_spoke_; }
 
+    // Fires when it is being deleted, by its owner or because its time is over.
+    std::stop_token closing() const noexcept { return closing_.get_token(); }
     // Once it is not running any more, for whatever reason: which.
     io::Task<std::string> ended(std::stop_token stop);
     // A channel's error is seldom the cause: what is known of the end of the VM instead, after waiting for it a moment.

@@ -34,6 +34,10 @@ std::string new_id() {
     return id;
 }
 
+std::size_t at_once(const RegistryConfig& config) {
+    return config.boots_at_once > 0 ? config.boots_at_once : std::max(1u, std::thread::hardware_concurrency());
+}
+
 bool may_see(state::Viewer viewer, const Machine& machine) { return viewer.admin || machine.row().owner_uid == viewer.uid; }
 
 io::Task<void> close_quietly(std::shared_ptr<Machine> machine, std::string reason) {
@@ -48,7 +52,7 @@ io::Task<void> close_quietly(std::shared_ptr<Machine> machine, std::string reaso
 
 MachineRegistry::MachineRegistry(io::Executor executor, state::Store& store, Hypervisor& hypervisor, VmUids& uids, RegistryConfig config)
     : executor_(executor), store_(store), quota_(config.limits),
-      boots_(executor, config.boots_at_once > 0 ? config.boots_at_once : std::max(1u, std::thread::hardware_concurrency())),
+      boots_(executor, at_once(config), at_once(config)),
       services_{executor, store, hypervisor, uids, boots_, config.run_directory + "/vm", config.overlay_directory, config.boot_patience, {}},
       changed_(executor), tasks_(executor) {
     if (::mkdir(services_.run_directory.c_str(), 0700) != 0 && errno != EEXIST) throw Error::from_errno("make " + services_.run_directory);

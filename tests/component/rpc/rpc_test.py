@@ -301,7 +301,7 @@ class Messages(Case):
                                 "details": {"noun": "guest"}})
         data = self.assertError(client.call("test.fail", text="exception"), "internal", -32603)
         self.assertNotIn("42", json.dumps(data))
-        self.assertIn("the secret is 42", self.server.errors())
+        self.assertIn("the secret is 42??]0;owned???", self.server.errors())  # on one line, and nothing a terminal obeys
 
     def test_half_a_message_and_a_message_in_pieces(self):
         half = self.client()

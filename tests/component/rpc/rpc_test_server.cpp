@@ -120,7 +120,7 @@ public:
         co_return Nothing();
     }
     Task<Nothing> serve(Fail, Text params, rpc::Call&) {
-        if (params.text == "exception") throw std::runtime_error("the secret is 42");
+        if (params.text == "exception") throw std::runtime_error("the secret is 42\n\x1b]0;owned\a\xc2\x9b");
         if (params.text == "typed")
             throw Error(ErrorCode::guest_failed, "it \xff broke", "mend it").with_detail("noun", "guest").with_retryable(true);
         throw Error(error_code_from(params.text), "as asked");

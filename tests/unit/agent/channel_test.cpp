@@ -372,3 +372,35 @@ TEST_CASE("a command too large for the wire is refused, a large one is cut into 
         REQUIRE(back.argv == spec.argv);
     });
 }
+
+TEST_CASE("output in tiny pieces of both streams costs a bounded number of chunks and keeps its order in each") {
+    with_fake([](Channel& channel, FakeGuest& guest) -> io::Task<void> {
+        std::shared_ptr<ExecSession> session = channel.exec(some_command());
+        co_await guest.greet();
+        FakeGuest::Got got = co_await guest.expect(FrameType::exec);
+        constexpr std::uint64_t pieces = 20000;
+        std::string frames;
+        for (std::uint64_t i = 0; i < pieces; ++i)
+            for (const Output which : {Output::out, Output::err})
+                wire::append_frame(frames, guest.connection(), FrameType::output, got.stream, i, tagged(which, std::string(1, static_cast<char>('a' + i % 26))));
+        for (const Output which : {Output::out, Output::err})
+            wire::append_frame(frames, guest.connection(), FrameType::output_end, got.stream, pieces, tag(which));
+        const std::uint64_t seen = channel.progress() + 2 * pieces + 2;
+        co_await guest.raw(std::move(frames));
+        while (channel.progress() < seen) co_await io::sleep_for(1ms);  // all of it is with the host, and nobody has read
+        std::array<std::string, 2> streams;
+        std::size_t chunks = 0;
+        while (true) {
+            std::optional<agent::Chunk> chunk = co_await session->read(never);
+            if (!chunk) break;
+            ++chunks;
+            std::string& stream = streams[chunk->stream == Output::out ? 0 : 1];
+            REQUIRE(chunk->offset == stream.size());
+            stream += chunk->bytes;
+        }
+        CHECK(chunks <= 4096 + 2);
+        CHECK(streams[0] == streams[1]);
+        REQUIRE(streams[0].size() == pieces);
+        for (std::uint64_t i = 0; i < pieces; ++i) REQUIRE(streams[0][i] == static_cast<char>('a' + i % 26));
+    });
+}

@@ -65,6 +65,38 @@ std::string installed(const TempDirectory& state, EnvironmentManifest& manifest)
 
 }  // namespace
 
+TEST_CASE("a tree is removed however deep it is, and nothing a link leads to") {
+    const TempDirectory work;
+    put(work.path + "/kept", "mine");
+    const std::string top = work.path + "/tree";
+    REQUIRE(::mkdir(top.c_str(), 0755) == 0);
+    UniqueFd at = open_file(top, O_RDONLY | O_DIRECTORY);
+    for (int depth = 0; depth < 3000; ++depth) {  // far beyond PATH_MAX, and beyond the descriptors a process has
+        REQUIRE(::symlinkat(work.path.c_str(), at.get(), "link") == 0);
+        REQUIRE(::mkdirat(at.get(), "d", 0755) == 0);
+        REQUIRE(::mkdirat(at.get(), ".removed-1", 0700) == 0);
+        UniqueFd next(::openat(at.get(), "d", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+        REQUIRE(next);
+        at = std::move(next);
+    }
+    at.reset();
+    CHECK(remove_tree(top) > 0);
+    CHECK_FALSE(exists(top));
+    CHECK(exists(work.path + "/kept"));
+    CHECK(remove_tree(top) == 0);
+}
+
+TEST_CASE("a directory of the daemon's gets its mode back") {
+    const TempDirectory work;
+    const std::string loose = work.path + "/loose";
+    REQUIRE(::mkdir(loose.c_str(), 0777) == 0);
+    REQUIRE(::chmod(loose.c_str(), 0777) == 0);
+    own_directory(loose, ::geteuid());
+    struct stat info {};
+    REQUIRE(::stat(loose.c_str(), &info) == 0);
+    CHECK((info.st_mode & 07777) == 0700);
+}
+
 TEST_CASE("a catalog name is looked up before anything else") {
     CHECK(resolve_name("debian:12").reference.str() == "docker.io/library/buildpack-deps:bookworm-scm");
     CHECK(resolve_name("debian:12-base").reference.str() == "docker.io/library/debian:bookworm-slim");

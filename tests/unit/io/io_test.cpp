@@ -88,6 +88,39 @@ TEST_CASE("a semaphore serves in order and loses no permit to a cancelled waiter
     });
 }
 
+TEST_CASE("a fair semaphore serves users in turn, and none beyond its share") {
+    run_coro([]() -> io::Task<void> {
+        io::Executor executor = co_await io::this_executor();
+        io::FairSemaphore semaphore(executor, 2, 1);
+        io::TaskGroup group(executor);
+        std::vector<std::string> order;
+        std::stop_source stop;
+        auto first = co_await semaphore.acquire(7);
+        const auto queue = [&](std::uint64_t key, std::string name, std::stop_token token) {
+            std::function<io::Task<void>()> body = [&, key, name, token]() -> io::Task<void> {
+                auto permit = co_await semaphore.acquire(key, token);
+                order.push_back(name);
+            };
+            group.spawn(body);
+        };
+        queue(7, "seven, cancelled", stop.get_token());
+        for (const char* name : {"seven 1", "seven 2", "seven 3"}) queue(7, name, {});
+        co_await io::sleep_for(1ms);
+        REQUIRE(order.empty());  // a place is free, but this user has his share
+        auto other = co_await semaphore.acquire(9);
+        queue(9, "nine", {});
+        stop.request_stop();
+        co_await io::sleep_for(1ms);
+        REQUIRE(order.empty());
+        first.release();
+        other.release();
+        co_await group.join();
+        REQUIRE(order.size() == 4);
+        REQUIRE(std::find(order.begin(), order.end(), "nine") <= order.begin() + 1);
+        auto again = co_await semaphore.acquire(7);
+    });
+}
+
 TEST_CASE("a deadline says whether time or its parent stopped it") {
     run_coro([]() -> io::Task<void> {
         io::Executor executor = co_await io::this_executor();
