@@ -458,20 +458,26 @@ class Completion(unittest.TestCase):
         self.assertEqual(done.stderr, "")
         return done.stdout.split()
 
+    def offered(self, daemon, line, expected):
+        """What a daemon is asked for has a time limit, which a busy machine may miss: asked until it is met, as a person would."""
+        for _ in range(20):
+            if (last := self.bash(daemon, line)) == expected: break
+        self.assertEqual(last, expected)
+
     def test_bash(self):
         with FakePyrod(env__list=lambda c: c.answer({"environments": [ENV, {**ENV, "name": "debian:12-base"}, {**ENV, "name": "$(rm)"}]}),
                        vm__list=lambda c: c.answer({"vms": [VM]})) as daemon:
             self.assertEqual(self.bash(daemon, "pyro e"), ["env"])
             self.assertEqual(self.bash(daemon, "pyro env "), ["list", "pull", "inspect", "prune"])
             self.assertEqual(self.bash(daemon, "pyro run --mem"), ["--mem-mib"])
-            self.assertEqual(self.bash(daemon, "pyro run --mem-mib 512 deb"), ["debian:12", "debian:12-base"])
-            self.assertEqual(self.bash(daemon, "pyro run debian:12-"), ["12-base"])
-            self.assertEqual(self.bash(daemon, "pyro vm status "), ["vm-abc"])
+            self.offered(daemon, "pyro run --mem-mib 512 deb", ["debian:12", "debian:12-base"])
+            self.offered(daemon, "pyro run debian:12-", ["12-base"])
+            self.offered(daemon, "pyro vm status ", ["vm-abc"])
             self.assertEqual(self.bash(daemon, "pyro run -e A=1 debian:12 l"), [])
             self.assertEqual(self.bash(daemon, "pyro run --mem-mib "), ["nothing"])
             self.assertEqual(self.bash(daemon, "pyro vm list "), ["nothing"])
             self.assertEqual(self.bash(daemon, "pyro completion "), ["bash", "zsh", "fish"])
-            self.assertEqual(self.bash(daemon, "pyro doctor --environment deb"), ["debian:12", "debian:12-base"])
+            self.offered(daemon, "pyro doctor --environment deb", ["debian:12", "debian:12-base"])
         self.assertEqual(self.bash(None, "pyro vm status "), [])
 
     def test_a_slow_daemon_does_not_hold_the_prompt(self):
