@@ -18,6 +18,7 @@
 #include <nlohmann/json.hpp>
 
 #include <cerrno>
+#include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <cstring>
@@ -182,9 +183,10 @@ void say_ready(int fd) {
 
 // Each is its user's, who may hinder that: it costs space, not the start.
 void remove_sandboxes(const std::string& directory) {
+    const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(10);
     for (const std::string& name : env::names_in(directory)) {
         try {
-            env::remove_tree(directory + "/" + name);
+            env::remove_tree(directory + "/" + name, until);
         } catch (const Error& e) {
             std::fprintf(stderr, "pyrod: the tree of an old sandbox stays: %s\n", e.message().c_str());
         }
@@ -196,7 +198,7 @@ io::Task<void> serve(const Config& config, const Options& options, state::Store&
     io::Signals signals(executor, {SIGTERM, SIGINT});
     UniqueFd listening = listen_for_clients(config);  // from now on clients wait instead of being refused
 
-    io::WorkerPool pool(worker_threads);
+    io::WorkerPool pool(worker_threads), removals(1);
     const std::unique_ptr<supervise::Supervisor> supervisor = supervise::make_plain_supervisor(instance);
     const std::unique_ptr<vm::Hypervisor> hypervisor = vm::qemu::make_qemu_hypervisor(executor, *supervisor, hypervisor_config(config));
     vm::VmUids uids(store, static_cast<uid_t>(config.guest.uid_first), probe_uid(config) - 1, "/run/pyro-vm-uids.lock");
@@ -216,7 +218,7 @@ io::Task<void> serve(const Config& config, const Options& options, state::Store&
     service::Services services(
         service::EnvService(environments),
         service::SystemService(environments, machines, *hypervisor, *supervisor, store, instance, host_paths(config)),
-        service::VmService(environments, machines, *supervisor, pool, {config.host_compat.allow, config.workers.bubblewrap, sandboxes}));
+        service::VmService(environments, machines, *supervisor, removals, {config.host_compat.allow, config.workers.bubblewrap, sandboxes}));
     rpc::Router router;
     router.bind(services, proto::Api());
     rpc::Server server(executor, std::move(listening), router, server_options(config));

@@ -1,5 +1,6 @@
 // The cache's files: blobs, and directories that become visible whole or not at all. All functions block; for a worker.
 #pragma once
+#include <chrono>
 #include <cstdint>
 #include <stop_token>
 #include <string>
@@ -13,7 +14,8 @@
 namespace pyro::env {
 
 // Removes a file or a directory with all that is below, following no link; nothing there is fine. Returns bytes given back.
-std::uint64_t remove_tree(const std::string& path);
+// A living user may make his tree grow as fast as it goes: Error(timeout) when `until` is over, with the rest left.
+std::uint64_t remove_tree(const std::string& path, std::chrono::steady_clock::time_point until = std::chrono::steady_clock::time_point::max());
 // What lies in a directory, sorted; empty when it is not there.
 std::vector<std::string> names_in(const std::string& directory);
 // A directory of mode 0700, made if missing, with the plain files directly in it belonging to `owner`. No-op on owners

@@ -15,6 +15,7 @@ namespace pyro::service {
 namespace {
 
 constexpr std::chrono::seconds stop_grace{10};
+constexpr std::chrono::seconds removal_patience{30};  // with a tree whose user makes it grow from outside
 
 proto::VmInfo info_of(const vm::Machine& machine) {
     const state::MachineRow& row = machine.row();
@@ -220,12 +221,12 @@ io::Task<StreamOutcome> VmService::run_on_host(rpc::Call& call, std::shared_ptr<
     // Nobody of the sandbox runs any more, but the tree is its user's: what he hinders, the next start removes.
     const auto remove_tree = [directory] {
         try {
-            env::remove_tree(directory);
+            env::remove_tree(directory, std::chrono::steady_clock::now() + removal_patience);
         } catch (const Error& e) {
             std::fprintf(stderr, "pyrod: a sandbox's tree stays: %s\n", e.message().c_str());
         }
     };
-    co_await io::offload(pool_, remove_tree);
+    co_await io::offload(removals_, remove_tree);
     if (machine->closing().stop_requested() && !call.stop().stop_requested())
         throw Error(ErrorCode::guest_failed, "the sandbox on the host was ended: its time to live is over, or it was deleted",
                     "give it longer with --ttl-seconds");

@@ -80,6 +80,8 @@ TEST_CASE("a tree is removed however deep it is, and nothing a link leads to") {
         at = std::move(next);
     }
     at.reset();
+    CHECK_THROWS_AS(remove_tree(top, std::chrono::steady_clock::now()), Error);  // out of patience
+    CHECK(exists(top));
     CHECK(remove_tree(top) > 0);
     CHECK_FALSE(exists(top));
     CHECK(exists(work.path + "/kept"));

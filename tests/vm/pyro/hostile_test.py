@@ -2,6 +2,7 @@
 """A second user of the host who is in the group, and means ill: against another user, the daemon and the host. Both are real
 uids; every attempt is a test. What must hold is that the other user is served and that nothing of his, or of root's, is seen."""
 import contextlib
+import http.server
 import json
 import os
 import pathlib
@@ -12,6 +13,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "..", "support"))
@@ -572,6 +574,33 @@ class Sandbox(HostileCase):
         self.assertEqual([p.name for p in (self.site.state / "compat").iterdir()], [self.id])
         self.assertEqual((outside / "kept").read_text(), "kept")
 
+    def test_a_tree_that_grows_while_it_is_removed_is_removed(self):
+        process = subprocess.Popen([pyro_site.BIN / "pyro", "run", "-i", "--allow-host-compat", "--timeout-seconds", "0", "debian:12", "--", "sh", "-c", "echo begun; cat"],
+                                   env=self.site.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, user=MALLORY, group=MALLORY, extra_groups=[])
+        self.assertEqual(process.stdout.readline(), b"begun\n")
+        (tree,) = [p / "root" / "var" / "tmp" for p in (self.site.state / "compat").iterdir() if p.name != self.id]
+        read, write = os.pipe()
+
+        def grow():  # from outside, where the tree's user is at home: ever deeper, ever wider, until it is taken from him. Bounded: it is the host's disk
+            os.chdir(tree)
+            os.write(write, b".")
+            for n in range(20_000):
+                try:
+                    open(f"f{n % 7}", "w").close()
+                    os.mkdir("d")
+                    os.chdir("d")
+                except OSError:
+                    break
+        child = os.fork()
+        if child == 0:
+            os._exit(1 if "error" in in_child(MALLORY, grow) else 0)
+        os.read(read, 1)
+        process.communicate(timeout=WAIT)
+        self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), 0)
+        self.assertEqual([p.name for p in (self.site.state / "compat").iterdir()], [self.id])
+        os.close(read)
+        os.close(write)
+
     def test_arguments_are_no_options_of_the_sandbox(self):
         done = self.sandbox("-e", "--bind=/ /", "-e", "LD_PRELOAD=/nonexistent.so", "-w", "/tmp", argv=["--bind", "/", "/", "true"])
         self.assertEqual(done.returncode, 127, done.stderr)
@@ -580,6 +609,26 @@ class Sandbox(HostileCase):
 
     def test_root_is_refused(self):
         self.assertEqual(self.site.pyro("run", "--allow-host-compat", "debian:12", "--", "true").returncode, 125)
+
+
+class KilledSandbox(unittest.TestCase):
+    def test_a_killed_daemons_sandboxes_go(self):
+        site = pyro_site.Site()
+        self.addCleanup(site.close)
+        site.config.write_text(site.config.read_text().replace("[guest]\n", '[guest]\nqemu = "/nonexistent/qemu"\n'))
+        site.start()
+        site.socket.chmod(0o666)
+        process = subprocess.Popen([pyro_site.BIN / "pyro", "run", "--allow-host-compat", "--timeout-seconds", "0", "debian:12", "--", "sh", "-c",
+                                    "trap '' HUP TERM; (setsid sleep 1000 &); echo begun; sleep 1000"],
+                                   env=site.env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, user=MALLORY, group=MALLORY, extra_groups=[])
+        self.assertEqual(process.stdout.readline(), b"begun\n")
+        site.kill()
+        process.communicate(timeout=WAIT)
+        site.until(lambda: not processes_of(MALLORY), "the sandbox went with its daemon")
+        site.start()
+        self.assertEqual(list((site.state / "compat").iterdir()), [])
+        self.assertEqual(site.call("vm.list")["vms"], [])
+        self.assertEqual(site.call("system.status")["mem_mib"], 0)
 
 
 class Greedy(HostileCase):
@@ -603,6 +652,36 @@ class Greedy(HostileCase):
         mallory.call("system.status")
         with pyro_site.registry():
             self.assertTrue(victim.call("env.pull", environment="debian:12", force=True)["changed"])
+
+    def test_a_registry_does_not_speak_to_the_terminal(self):
+        text = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202e" + "x" * 10000
+
+        class Registry(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                body = json.dumps({"errors": [{"code": "DENIED" + text, "message": text, "detail": text}]}, ensure_ascii=False).encode()
+                self.send_response(403, "\x1b[31mno")
+                self.send_header("Content-Length", str(len(body)))
+                self.send_header("Www-Authenticate", 'Basic realm="\x1b[31m"')
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_):
+                pass
+        server = http.server.HTTPServer(("127.0.0.1", 0), Registry)
+        self.addCleanup(server.server_close)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        self.addCleanup(server.shutdown)
+        self.site.stop()
+        host = f"127.0.0.1:{server.server_port}"
+        self.site.config.write_text(self.site.config.read_text() + f'\n[registry."{host}"]\nplain_http = true\nallow_private = true\n')
+        self.site.start()
+        self.site.socket.chmod(0o666)
+        done = self.cli(MALLORY, "env", "pull", f"{host}/a/b:c")
+        self.assertEqual(done.returncode, 125, done.stderr)
+        for shown in (done.stdout + done.stderr, self.site.log().encode()):
+            for byte in (b"\x1b", b"\x07", b"\x9b"):
+                self.assertNotIn(byte, shown)
+        self.assertLess(len(done.stderr), 20000)
 
     def test_a_crash_in_the_middle_of_a_pull_leaves_nothing_claimed(self):
         self.site.stop()
