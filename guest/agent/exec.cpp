@@ -28,7 +28,7 @@ using proto::agent::ExitStatus;
 namespace {
 
 constexpr char default_path[] = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-constexpr std::size_t pipe_size = 256 << 10;
+constexpr std::size_t pipe_size = 1 << 20;  // all an unprivileged user may have: fewer switches between a command and us
 
 std::uint64_t clock_ns(clockid_t clock) {
     timespec now{};

@@ -1,15 +1,18 @@
 // Bytes per second through the channel: a command's stdin and stdout against the bare port, in one run.
 //
-//   port_throughput RAW_INITRAMFS     (the PYRO_TEST_* files as for vm.agent)
+//   port_throughput RAW_INITRAMFS [ROUNDS]     (the PYRO_TEST_* files as for vm.agent)
 #include "daemon/agent/channel.hpp"
 #include "daemon/io/loop.hpp"
 #include "daemon/io/task_group.hpp"
 #include "tests/vm/agent/vm.hpp"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <functional>
+#include <iterator>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <thread>
@@ -47,81 +50,116 @@ double raw_out(int fd, const char* order) {
 
 double raw_in(int fd, char size) {
     const char order[2] = {'i', size};
+    const std::string much(in_size, 'x');
     if (::write(fd, order, 2) != 2) std::exit(1);
     const auto since = Clock::now();
-    write_all(fd, std::string(in_size, 'x'));
+    write_all(fd, much);
     char done;
     if (::read(fd, &done, 1) != 1) std::exit(1);
     return rate(in_size, since);
 }
 
-double median(std::vector<double> values) {
-    std::sort(values.begin(), values.end());
-    return values[values.size() / 2];
+io::Task<double> agent_out(agent::Channel& channel, std::vector<std::string> command) {
+    const std::stop_token stop;
+    agent::ExecSpec spec;
+    spec.argv = std::move(command);
+    spec.has_stdin = false;
+    const std::shared_ptr<agent::ExecSession> session = channel.exec(spec);
+    co_await session->started(stop);
+    const auto since = Clock::now();
+    std::size_t bytes = 0;
+    while (std::optional<agent::Chunk> chunk = co_await session->read(stop))
+        if (chunk->stream == agent::wire::Output::out) bytes += chunk->bytes.size();
+    if (bytes != out_size) std::exit(1);
+    co_return rate(out_size, since);
 }
 
-io::Task<void> agent_rates(std::string socket, std::vector<double>& out, std::vector<double>& in) {
-    io::Executor executor = co_await io::this_executor();
+io::Task<double> agent_in(agent::Channel& channel) {
     const std::stop_token stop;
+    agent::ExecSpec spec;
+    spec.argv = {"dd", "of=/dev/null", "bs=64k"};
+    std::string much(in_size, 'x');
+    const std::shared_ptr<agent::ExecSession> session = channel.exec(spec);
+    co_await session->started(stop);
+    const auto since = Clock::now();
+    co_await session->write_stdin(std::move(much), stop);
+    session->close_stdin();
+    const agent::ExitStatus status = co_await session->exited(stop);
+    if (status.exit_code != 0) std::exit(1);
+    co_return rate(in_size, since);
+}
+
+// One after the other in every round, so that what else the machine does falls on all of them.
+enum Measure { port_out, port_zero, stdout_64k, stdout_8k, port_in, port_in_1k, stdin_64k, measures };
+using Rounds = std::array<std::vector<double>, measures>;
+
+io::Task<void> measure(int port, std::string socket, int rounds, Rounds& rates) {
+    const std::stop_token stop;
+    io::Executor executor = co_await io::this_executor();
     io::Stream stream = co_await io::Stream::connect(socket, stop);
     agent::Channel channel(executor, std::move(stream));
-    agent::Identity identity;
+    const agent::Identity identity;
     channel.start(identity);
-    for (int round = 0; round < 5; ++round) {
-        agent::ExecSpec spec;
-        spec.argv = {"dd", "if=/dev/zero", "bs=64k", "count=" + std::to_string(out_size >> 16)};
-        spec.has_stdin = false;
-        std::shared_ptr<agent::ExecSession> session = channel.exec(spec);
-        co_await session->started(stop);
-        auto since = Clock::now();
-        std::size_t bytes = 0;
-        while (std::optional<agent::Chunk> chunk = co_await session->read(stop))
-            if (chunk->stream == agent::wire::Output::out) bytes += chunk->bytes.size();
-        if (bytes != out_size) std::exit(1);
-        out.push_back(rate(out_size, since));
-
-        spec.argv = {"dd", "of=/dev/null", "bs=64k"};
-        spec.has_stdin = true;
-        session = channel.exec(spec);
-        co_await session->started(stop);
-        since = Clock::now();
-        std::string much(in_size, 'x');
-        co_await session->write_stdin(std::move(much), stop);
-        session->close_stdin();
-        agent::ExitStatus status = co_await session->exited(stop);
-        if (status.exit_code != 0) std::exit(1);
-        in.push_back(rate(in_size, since));
+    co_await channel.ready(stop);
+    const std::vector<std::string> large{"dd", "if=/dev/zero", "bs=64k", "count=" + std::to_string(out_size >> 16)};
+    const std::vector<std::string> small{"dd", "if=/dev/zero", "bs=8k", "count=" + std::to_string(out_size >> 13)};  // as `head -c` writes
+    for (int round = 0; round < rounds; ++round) {
+        rates[port_out].push_back(raw_out(port, "o0"));
+        const double large_rate = co_await agent_out(channel, large);
+        rates[stdout_64k].push_back(large_rate);
+        const double small_rate = co_await agent_out(channel, small);
+        rates[stdout_8k].push_back(small_rate);
+        rates[port_zero].push_back(raw_out(port, "z0"));
+        rates[port_in].push_back(raw_in(port, '6'));
+        const double in_rate = co_await agent_in(channel);
+        rates[stdin_64k].push_back(in_rate);
+        rates[port_in_1k].push_back(raw_in(port, '0'));
     }
     co_await channel.close();
+}
+
+struct Summary {
+    double low, median, high;
+};
+
+Summary summary(std::vector<double> values) {
+    std::sort(values.begin(), values.end());
+    return {values.front(), values[values.size() / 2], values.back()};
+}
+
+// The rates, and the ratio to the bare port's of the same round.
+void print(const char* what, const std::vector<double>& rates, const std::vector<double>* port = nullptr) {
+    const Summary s = summary(rates);
+    std::printf("%-36s %5.0f  (%.0f to %.0f) MiB/s", what, s.median, s.low, s.high);
+    if (port) {
+        std::vector<double> ratios;
+        std::transform(rates.begin(), rates.end(), port->begin(), std::back_inserter(ratios), std::divides<>());
+        const Summary r = summary(ratios);
+        std::printf("   ratio %.2f  (%.2f to %.2f)", r.median, r.low, r.high);
+    }
+    std::printf("\n");
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-    if (argc != 2) return 2;
-    std::vector<double> bare_out, zero_out, bare_in, bare_in_small, out, in;
-    {
-        const std::string initramfs = std::getenv("PYRO_TEST_INITRAMFS");
-        ::setenv("PYRO_TEST_INITRAMFS", argv[1], 1);
-        test::Vm vm;
-        ::setenv("PYRO_TEST_INITRAMFS", initramfs.c_str(), 1);
-        const int fd = connect_to(vm.socket());
-        for (int round = 0; round < 5; ++round) {
-            bare_out.push_back(raw_out(fd, "o0"));
-            zero_out.push_back(raw_out(fd, "z0"));
-            bare_in.push_back(raw_in(fd, '6'));
-            bare_in_small.push_back(raw_in(fd, '0'));
-        }
-        ::close(fd);
-    }
-    {
-        test::Vm vm;
-        io::Loop loop;
-        loop.run([&]() -> io::Task<void> { co_await agent_rates(vm.socket(), out, in); });
-    }
-    std::printf("out of the guest, MiB/s: port %.0f  port from /dev/zero %.0f  stdout of dd from /dev/zero %.0f  ratios %.2f %.2f\n", median(bare_out), median(zero_out),
-                median(out), median(out) / median(bare_out), median(out) / median(zero_out));
-    std::printf("into the guest,  MiB/s: port, reads of 64 KiB %.1f  of 1 KiB %.1f  stdin %.1f  ratio %.2f\n", median(bare_in), median(bare_in_small),
-                median(in), median(in) / median(bare_in));
+    if (argc < 2) return 2;
+    const std::string initramfs = std::getenv("PYRO_TEST_INITRAMFS");
+    ::setenv("PYRO_TEST_INITRAMFS", argv[1], 1);
+    test::Vm bare;
+    ::setenv("PYRO_TEST_INITRAMFS", initramfs.c_str(), 1);
+    test::Vm vm;
+    const int port = connect_to(bare.socket());
+    Rounds rates;
+    io::Loop loop;
+    loop.run([&]() -> io::Task<void> { co_await measure(port, vm.socket(), argc > 2 ? std::atoi(argv[2]) : 9, rates); });
+    ::close(port);
+    print("out: port", rates[port_out]);
+    print("     port, fed from /dev/zero", rates[port_zero], &rates[port_out]);
+    print("     stdout, writes of 64 KiB", rates[stdout_64k], &rates[port_out]);
+    print("     stdout, writes of 8 KiB", rates[stdout_8k], &rates[port_out]);
+    print("in:  port, reads of 64 KiB", rates[port_in]);
+    print("     port, reads of 1 KiB", rates[port_in_1k], &rates[port_in]);
+    print("     stdin", rates[stdin_64k], &rates[port_in]);
     return 0;
 }
