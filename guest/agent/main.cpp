@@ -39,10 +39,10 @@ int serve_socket(int fd) {
 
 // A batch process, when it wakes up, does not push aside what runs: a command fills its pipe before we empty it, instead of
 // a switch (which under emulation costs all cached translations) for every write. A busy command is interrupted at the
-// next tick all the same. Commands are not batch processes.
+// next tick all the same. (Commands are made ordinary processes again: Exec.)
 void let_commands_run_on() {
     const sched_param none{};
-    if (::sched_setscheduler(0, SCHED_BATCH | SCHED_RESET_ON_FORK, &none) != 0) throw pyro::Error::from_errno("become a batch process");
+    if (::sched_setscheduler(0, SCHED_BATCH, &none) != 0) throw pyro::Error::from_errno("become a batch process");
 }
 
 void be_init() {
