@@ -68,7 +68,7 @@ struct Frame {
     std::uint32_t stream = 0;
     std::uint64_t offset = 0;
     std::uint64_t connection = 0;
-    std::string_view payload;  // into the decoder's buffer: valid until the decoder is used again
+    std::string_view payload;  // into the decoder's buffer: valid until more is read into that
 };
 
 // What goes before and after `length` bytes of payload, for who lays the frame out himself.

@@ -26,9 +26,10 @@ namespace {
 
 // One write to the port is one buffer of at most 32 KiB in its driver.
 constexpr std::size_t port_write = 32 << 10;
-// One read of the port is one buffer of 4 KiB in its driver; we take many before we look elsewhere.
+// One read of the port is one buffer of 4 KiB in its driver; we take all it has (512 KiB) before we look at any: what a
+// command gets in one piece wakes it up once.
 constexpr std::size_t port_read = 64 << 10;
-constexpr std::size_t read_budget = 1 << 20;
+constexpr std::size_t read_budget = 512 << 10;
 
 // The largest ExitStatus, both ends of output, and their frames.
 constexpr std::size_t reserved_for_events = 1536;
@@ -163,29 +164,28 @@ void Agent::remove_left_cgroups() {
 }
 
 void Agent::read_port() {
-    for (std::size_t budget = read_budget; readable_;) {
+    bool gone = false;
+    for (std::size_t taken = 0; readable_ && taken < read_budget;) {
         const std::span<char> space = decoder_.prepare(port_read);
         const ssize_t n = ::read(port_.get(), space.data(), space.size());
-        if (n < 0 && errno == EINTR) continue;
-        if (n <= 0) {
+        if (n > 0) {
+            decoder_.commit(static_cast<std::size_t>(n));
+            taken += static_cast<std::size_t>(n);
+        } else if (n == 0 || errno != EINTR) {
             readable_ = false;  // 0: the host is away; its return is an edge
-            if (n == 0 && surroundings_.listener) {
-                port_.reset();
-                return;
-            }
-            break;
+            gone = n == 0 && surroundings_.listener;
         }
-        decoder_.commit(static_cast<std::size_t>(n));
-        while (const std::optional<Frame> frame = decoder_.next()) {
-            try {
-                on_frame(*frame);
-            } catch (const std::exception& e) {
-                log(e.what());
-            }
-        }
-        if (static_cast<std::size_t>(n) >= budget) break;
-        budget -= static_cast<std::size_t>(n);
     }
+    const auto guarded = [](const auto& act) {
+        try {
+            act();
+        } catch (const std::exception& e) {
+            log(e.what());
+        }
+    };
+    while (const std::optional<Frame> frame = decoder_.next()) guarded([&] { on_frame(*frame); });
+    for (auto& [number, exec] : execs_) guarded([&exec = exec] { exec->deliver_input(); });  // before the decoder's buffer changes
+    if (gone) port_.reset();
 }
 
 void Agent::write_port() {

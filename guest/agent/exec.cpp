@@ -5,6 +5,7 @@
 #include "guest/agent/users.hpp"
 
 #include <cerrno>
+#include <climits>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -13,10 +14,12 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <linux/sched.h>
+#include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -28,7 +31,7 @@ using proto::agent::ExitStatus;
 namespace {
 
 constexpr char default_path[] = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-constexpr std::size_t pipe_size = 256 << 10;
+constexpr std::size_t pipe_size = 1 << 20;  // the most there is without a privilege: few switches between a command and us
 
 std::uint64_t clock_ns(clockid_t clock) {
     timespec now{};
@@ -81,6 +84,8 @@ struct Plan {
     sigset_t none;
     ::sigemptyset(&none);
     ::sigprocmask(SIG_SETMASK, &none, nullptr);
+    const sched_param ordinary{};
+    if (::sched_setscheduler(0, SCHED_OTHER, &ordinary) != 0) give_up(Stage::groups);  // we are a batch process
     const UniqueFd score(::open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC));
     if (score && ::write(score.get(), "0", 1) < 0) give_up(Stage::groups);
     if (plan.superuser) {
@@ -308,11 +313,13 @@ void Exec::watch_output(Source source) {
 void Exec::on_readable(Source source) {
     Output& output = outputs_[source == Source::out ? 0 : 1];
     // Not for ever: others wait too, and what remains is reported again.
-    for (std::size_t budget = 256 << 10; output.fd && output.ring.room() > 0;) {
-        const std::span<char> space = output.ring.prepare(64 << 10);
+    // Streams, in pieces as large as can be: each read wakes a command that waits for room, which then runs first.
+    for (std::size_t budget = pipe_size; output.fd && output.ring.room() > 0;) {
+        const std::span<char> space = output.ring.prepare(output.read_size);
         const ssize_t n = ::read(output.fd.get(), space.data(), space.size());
         if (n > 0) {
             output.ring.commit(static_cast<std::size_t>(n));
+            if (static_cast<std::size_t>(n) == output.read_size) output.read_size = std::min(2 * output.read_size, pipe_size);
             if (status_ && pid_ == 0) {
                 // More than any pipe holds: what comes now is from a process left behind, which the end need not wait for.
                 output.read_since_exit += static_cast<std::size_t>(n);
@@ -359,27 +366,41 @@ void Exec::resume(std::uint64_t out, std::uint64_t err) {
 
 void Exec::take_input(std::uint64_t offset, std::string_view bytes) {
     // What was sent twice is dropped, what does not follow is void: the host goes on from the acknowledged offset.
-    if (offset > input_.end() || input_end_) return;
-    bytes.remove_prefix(std::min(bytes.size(), static_cast<std::size_t>(input_.end() - offset)));
+    const std::uint64_t end = input_.end() + arrived_size_;
+    if (offset > end || input_end_) return;
+    bytes.remove_prefix(std::min(bytes.size(), static_cast<std::size_t>(end - offset)));
+    bytes = bytes.substr(0, input_.room() - arrived_size_);
+    if (bytes.empty()) return;
+    arrived_.push_back(bytes);
+    arrived_size_ += bytes.size();
+}
+
+void Exec::deliver_input() {
+    if (arrived_.empty()) return;
+    std::size_t done = 0;
     if (input_closed_) {
-        input_.append(bytes.substr(0, input_.room()));
-        input_.drop_before(input_.end());
-        return acknowledge_input_if_due();
-    }
-    if (input_.size() == 0 && !tty_ && !bytes.empty()) {
+        done = arrived_size_;
+    } else if (input_.size() == 0 && !tty_) {
         // The usual case: straight on, without a copy.
-        const ssize_t n = ::write(input_fd_.get(), bytes.data(), bytes.size());
-        if (n > 0) {
-            const auto count = static_cast<std::size_t>(n);
-            input_.skip(count);
-            bytes.remove_prefix(count);
-        }
+        std::vector<iovec> pieces;
+        for (const std::string_view bytes : arrived_) pieces.push_back({const_cast<char*>(bytes.data()), bytes.size()});
+        const ssize_t n = ::writev(input_fd_.get(), pieces.data(), static_cast<int>(std::min<std::size_t>(pieces.size(), IOV_MAX)));
+        if (n > 0) done = static_cast<std::size_t>(n);
     }
-    input_.append(bytes.substr(0, input_.room()));
+    std::size_t skipped = done;
+    if (input_.size() == 0) input_.skip(done);
+    for (std::string_view bytes : arrived_) {
+        const std::size_t count = std::min(skipped, bytes.size());
+        skipped -= count;
+        input_.append(bytes.substr(count));
+    }
+    arrived_.clear();
+    arrived_size_ = 0;
     flush_input();
 }
 
 void Exec::end_input(std::uint64_t offset) {
+    deliver_input();
     if (offset != input_.end() || input_end_) return;
     input_end_ = offset;
     flush_input();

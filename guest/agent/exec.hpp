@@ -38,6 +38,7 @@ public:
         bool end_pending = false;     // the host was not told of the end on this connection
         bool drained = false;         // since the main process ended: all it wrote is in the ring
         std::uint64_t read_since_exit = 0;
+        std::size_t read_size = 64 << 10;  // grows with a stream that fills it
         bool ended() const noexcept { return !fd; }
     };
 
@@ -53,7 +54,8 @@ public:
     void on_start();                      // exec happened, or its error came
     void on_exit(int wait_status);        // the main process was reaped
 
-    void take_input(std::uint64_t offset, std::string_view bytes);
+    void take_input(std::uint64_t offset, std::string_view bytes);  // which stay where they are until
+    void deliver_input();                                           // gives them to the command, or keeps what it does not take
     void end_input(std::uint64_t offset);
     void resize(std::uint16_t cols, std::uint16_t rows) noexcept;
     void signal(int number) noexcept;
@@ -89,6 +91,8 @@ private:
     bool tty_ = false;
     std::array<Output, 2> outputs_;
     Ring input_{proto::agent::input_window};
+    std::vector<std::string_view> arrived_;  // what follows on input_, not yet delivered
+    std::size_t arrived_size_ = 0;
     UniqueFd input_fd_;
     bool input_watched_ = false, input_closed_ = true;
     std::optional<std::uint64_t> input_end_;

@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/prctl.h>
 #include <sys/reboot.h>
 #include <unistd.h>
@@ -36,7 +37,16 @@ int serve_socket(int fd) {
     return 0;
 }
 
+// A batch process, when it wakes up, does not push aside what runs: a command fills its pipe before we empty it, without a
+// switch for every write. A busy command is interrupted at the next tick all the same. Commands are made ordinary processes
+// again (Exec).
+void let_commands_run_on() {
+    const sched_param none{};
+    if (::sched_setscheduler(0, SCHED_BATCH, &none) != 0) throw pyro::Error::from_errno("become a batch process");
+}
+
 void be_init() {
+    let_commands_run_on();
     pyro::guest::mount_early();
     hold_standard_descriptors();
     pyro::guest::Surroundings surroundings;

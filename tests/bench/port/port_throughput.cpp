@@ -1,15 +1,17 @@
 // Bytes per second through the channel: a command's stdin and stdout against the bare port, in one run.
 //
-//   port_throughput RAW_INITRAMFS     (the PYRO_TEST_* files as for vm.agent)
+//   port_throughput RAW_INITRAMFS [ROUNDS]     (the PYRO_TEST_* files as for vm.agent)
 #include "daemon/agent/channel.hpp"
 #include "daemon/io/loop.hpp"
 #include "daemon/io/task_group.hpp"
 #include "tests/vm/agent/vm.hpp"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <ctime>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <thread>
@@ -22,9 +24,31 @@ namespace {
 
 constexpr std::size_t out_size = 64 << 20, in_size = 128 << 20;
 
-double rate(std::size_t bytes, Clock::time_point since) {
-    return static_cast<double>(bytes) / (1 << 20) / std::chrono::duration<double>(Clock::now() - since).count();
-}
+struct Sample {
+    double rate, cpu;  // MiB/s; microseconds of QEMU's processor time per MiB, which other work on the machine disturbs less
+};
+
+class Stopwatch {
+public:
+    explicit Stopwatch(pid_t qemu) : since_(Clock::now()) {
+        if (::clock_getcpuclockid(qemu, &clock_) != 0) std::exit(1);
+        cpu_since_ = cpu();
+    }
+    Sample stop(std::size_t bytes) const {
+        const double size = static_cast<double>(bytes) / (1 << 20);
+        return {size / std::chrono::duration<double>(Clock::now() - since_).count(), (cpu() - cpu_since_) / size};
+    }
+
+private:
+    double cpu() const {
+        timespec used{};
+        ::clock_gettime(clock_, &used);
+        return static_cast<double>(used.tv_sec) * 1e6 + static_cast<double>(used.tv_nsec) / 1e3;
+    }
+    Clock::time_point since_;
+    clockid_t clock_{};
+    double cpu_since_ = 0;
+};
 
 int connect_to(const std::string& path) {
     const int fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -35,93 +59,131 @@ int connect_to(const std::string& path) {
     return fd;
 }
 
-double raw_out(int fd, const char* order) {
+Sample raw_out(pid_t qemu, int fd, const char* order) {
     std::vector<char> buffer(256 << 10);
     if (::write(fd, order, 2) != 2) std::exit(1);
     ssize_t n = ::read(fd, buffer.data(), buffer.size());
-    const auto since = Clock::now();
+    const Stopwatch watch(qemu);
     for (std::size_t left = out_size - static_cast<std::size_t>(n); left > 0; left -= static_cast<std::size_t>(n))
         if ((n = ::read(fd, buffer.data(), buffer.size())) <= 0) std::exit(1);
-    return rate(out_size, since);
+    return watch.stop(out_size);
 }
 
-double raw_in(int fd, char size) {
+Sample raw_in(pid_t qemu, int fd, char size) {
     const char order[2] = {'i', size};
+    const std::string much(in_size, 'x');
     if (::write(fd, order, 2) != 2) std::exit(1);
-    const auto since = Clock::now();
-    write_all(fd, std::string(in_size, 'x'));
+    const Stopwatch watch(qemu);
+    write_all(fd, much);
     char done;
     if (::read(fd, &done, 1) != 1) std::exit(1);
-    return rate(in_size, since);
+    return watch.stop(in_size);
 }
 
-double median(std::vector<double> values) {
-    std::sort(values.begin(), values.end());
-    return values[values.size() / 2];
-}
-
-io::Task<void> agent_rates(std::string socket, std::vector<double>& out, std::vector<double>& in) {
-    io::Executor executor = co_await io::this_executor();
+io::Task<Sample> agent_out(pid_t qemu, agent::Channel& channel, std::vector<std::string> command) {
     const std::stop_token stop;
-    io::Stream stream = co_await io::Stream::connect(socket, stop);
-    agent::Channel channel(executor, std::move(stream));
-    agent::Identity identity;
-    channel.start(identity);
-    for (int round = 0; round < 5; ++round) {
-        agent::ExecSpec spec;
-        spec.argv = {"dd", "if=/dev/zero", "bs=64k", "count=" + std::to_string(out_size >> 16)};
-        spec.has_stdin = false;
-        std::shared_ptr<agent::ExecSession> session = channel.exec(spec);
-        co_await session->started(stop);
-        auto since = Clock::now();
-        std::size_t bytes = 0;
-        while (std::optional<agent::Chunk> chunk = co_await session->read(stop))
-            if (chunk->stream == agent::wire::Output::out) bytes += chunk->bytes.size();
-        if (bytes != out_size) std::exit(1);
-        out.push_back(rate(out_size, since));
+    agent::ExecSpec spec;
+    spec.argv = std::move(command);
+    spec.has_stdin = false;
+    const std::shared_ptr<agent::ExecSession> session = channel.exec(spec);
+    co_await session->started(stop);
+    const Stopwatch watch(qemu);
+    std::size_t bytes = 0;
+    while (std::optional<agent::Chunk> chunk = co_await session->read(stop))
+        if (chunk->stream == agent::wire::Output::out) bytes += chunk->bytes.size();
+    if (bytes != out_size) std::exit(1);
+    co_return watch.stop(out_size);
+}
 
-        spec.argv = {"dd", "of=/dev/null", "bs=64k"};
-        spec.has_stdin = true;
-        session = channel.exec(spec);
-        co_await session->started(stop);
-        since = Clock::now();
-        std::string much(in_size, 'x');
-        co_await session->write_stdin(std::move(much), stop);
-        session->close_stdin();
-        agent::ExitStatus status = co_await session->exited(stop);
-        if (status.exit_code != 0) std::exit(1);
-        in.push_back(rate(in_size, since));
+io::Task<Sample> agent_in(pid_t qemu, agent::Channel& channel) {
+    const std::stop_token stop;
+    agent::ExecSpec spec;
+    spec.argv = {"dd", "of=/dev/null", "bs=64k"};
+    std::string much(in_size, 'x');
+    const std::shared_ptr<agent::ExecSession> session = channel.exec(spec);
+    co_await session->started(stop);
+    const Stopwatch watch(qemu);
+    co_await session->write_stdin(std::move(much), stop);
+    session->close_stdin();
+    const agent::ExitStatus status = co_await session->exited(stop);
+    if (status.exit_code != 0) std::exit(1);
+    co_return watch.stop(in_size);
+}
+
+// One after the other in every round, so that what else the machine does falls on all of them.
+enum Measure { port_out, port_zero, stdout_64k, stdout_8k, port_in, port_in_1k, stdin_64k, measures };
+using Rounds = std::array<std::vector<Sample>, measures>;
+
+io::Task<void> measure(const test::Vm& bare, int port, const test::Vm& vm, int rounds, Rounds& rates) {
+    const std::stop_token stop;
+    io::Executor executor = co_await io::this_executor();
+    io::Stream stream = co_await io::Stream::connect(vm.socket(), stop);
+    agent::Channel channel(executor, std::move(stream));
+    const agent::Identity identity;
+    channel.start(identity);
+    co_await channel.ready(stop);
+    const std::vector<std::string> large{"dd", "if=/dev/zero", "bs=64k", "count=" + std::to_string(out_size >> 16)};
+    const std::vector<std::string> small{"dd", "if=/dev/zero", "bs=8k", "count=" + std::to_string(out_size >> 13)};  // as `head -c` writes
+    for (int round = 0; round < rounds; ++round) {
+        rates[port_out].push_back(raw_out(bare.pid(), port, "o0"));
+        const Sample large_rate = co_await agent_out(vm.pid(), channel, large);
+        rates[stdout_64k].push_back(large_rate);
+        const Sample small_rate = co_await agent_out(vm.pid(), channel, small);
+        rates[stdout_8k].push_back(small_rate);
+        rates[port_zero].push_back(raw_out(bare.pid(), port, "z0"));
+        rates[port_in].push_back(raw_in(bare.pid(), port, '6'));
+        const Sample in_rate = co_await agent_in(vm.pid(), channel);
+        rates[stdin_64k].push_back(in_rate);
+        rates[port_in_1k].push_back(raw_in(bare.pid(), port, '0'));
     }
     co_await channel.close();
+}
+
+struct Summary {
+    double low, median, high;
+};
+
+Summary summary(std::vector<double> values) {
+    std::sort(values.begin(), values.end());
+    return {values.front(), values[values.size() / 2], values.back()};
+}
+
+// The rates, the processor time, and the ratio to the bare port's rate of the same round.
+void print(const char* what, const std::vector<Sample>& samples, const std::vector<Sample>* port = nullptr) {
+    std::vector<double> rates, cpu, ratios;
+    for (std::size_t i = 0; i < samples.size(); ++i) {
+        rates.push_back(samples[i].rate), cpu.push_back(samples[i].cpu);
+        if (port) ratios.push_back(samples[i].rate / (*port)[i].rate);
+    }
+    const Summary r = summary(rates), c = summary(cpu);
+    std::printf("%-32s %5.0f  (%.0f to %.0f) MiB/s   %5.0f  (%.0f to %.0f) us/MiB", what, r.median, r.low, r.high, c.median, c.low, c.high);
+    if (port) {
+        const Summary of_port = summary(ratios);
+        std::printf("   ratio %.2f  (%.2f to %.2f)", of_port.median, of_port.low, of_port.high);
+    }
+    std::printf("\n");
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-    if (argc != 2) return 2;
-    std::vector<double> bare_out, zero_out, bare_in, bare_in_small, out, in;
-    {
-        const std::string initramfs = std::getenv("PYRO_TEST_INITRAMFS");
-        ::setenv("PYRO_TEST_INITRAMFS", argv[1], 1);
-        test::Vm vm;
-        ::setenv("PYRO_TEST_INITRAMFS", initramfs.c_str(), 1);
-        const int fd = connect_to(vm.socket());
-        for (int round = 0; round < 5; ++round) {
-            bare_out.push_back(raw_out(fd, "o0"));
-            zero_out.push_back(raw_out(fd, "z0"));
-            bare_in.push_back(raw_in(fd, '6'));
-            bare_in_small.push_back(raw_in(fd, '0'));
-        }
-        ::close(fd);
-    }
-    {
-        test::Vm vm;
-        io::Loop loop;
-        loop.run([&]() -> io::Task<void> { co_await agent_rates(vm.socket(), out, in); });
-    }
-    std::printf("out of the guest, MiB/s: port %.0f  port from /dev/zero %.0f  stdout of dd from /dev/zero %.0f  ratios %.2f %.2f\n", median(bare_out), median(zero_out),
-                median(out), median(out) / median(bare_out), median(out) / median(zero_out));
-    std::printf("into the guest,  MiB/s: port, reads of 64 KiB %.1f  of 1 KiB %.1f  stdin %.1f  ratio %.2f\n", median(bare_in), median(bare_in_small),
-                median(in), median(in) / median(bare_in));
+    if (argc < 2) return 2;
+    const std::string initramfs = std::getenv("PYRO_TEST_INITRAMFS");
+    ::setenv("PYRO_TEST_INITRAMFS", argv[1], 1);
+    test::Vm bare;
+    ::setenv("PYRO_TEST_INITRAMFS", initramfs.c_str(), 1);
+    test::Vm vm;
+    const int port = connect_to(bare.socket());
+    Rounds rates;
+    io::Loop loop;
+    loop.run([&]() -> io::Task<void> { co_await measure(bare, port, vm, argc > 2 ? std::atoi(argv[2]) : 9, rates); });
+    ::close(port);
+    print("out: port", rates[port_out]);
+    print("     port, fed from /dev/zero", rates[port_zero], &rates[port_out]);
+    print("     stdout, writes of 64 KiB", rates[stdout_64k], &rates[port_out]);
+    print("     stdout, writes of 8 KiB", rates[stdout_8k], &rates[port_out]);
+    print("in:  port, reads of 64 KiB", rates[port_in]);
+    print("     port, reads of 1 KiB", rates[port_in_1k], &rates[port_in]);
+    print("     stdin", rates[stdin_64k], &rates[port_in]);
     return 0;
 }

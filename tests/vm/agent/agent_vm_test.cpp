@@ -262,6 +262,9 @@ TEST_CASE("users, groups, directory and environment are the command's own") {
         spec.cwd = "/work";
         r = co_await finish(channel.exec(spec), stop);
         CHECK(r.out == "1234\n29\n29\n/work\n");
+        // The agent is a batch process (3), what it starts is not (0).
+        r = co_await finish(channel.exec(shell("cut -d ' ' -f 41 /proc/1/stat /proc/self/stat")), stop);
+        CHECK(r.out == "3\n0\n");
         // Larger than a frame, and than any single read of the port.
         spec = command("/bin/sh", "-c", "echo ${#1}", "sh", std::string(120000, 'y'));
         spec.env = {"BIG=" + std::string(100000, 'z')};

@@ -25,6 +25,7 @@ public:
     Vm& operator=(const Vm&) = delete;
 
     const std::string& socket() const { return socket_; }
+    pid_t pid() const { return pid_; }
     std::string console() const;
     bool wait_exit();   // waits for QEMU's own end; true when it ended with 0
     bool disk_is_clean();  // by e2fsck, once QEMU is gone
