@@ -176,7 +176,8 @@ int main(int argc, char** argv) {
     const int port = connect_to(bare.socket());
     Rounds rates;
     io::Loop loop;
-    loop.run([&]() -> io::Task<void> { co_await measure(bare, port, vm, argc > 2 ? std::atoi(argv[2]) : 9, rates); });
+    const int rounds = argc > 2 ? std::atoi(argv[2]) : 9;
+    loop.run([&]() -> io::Task<void> { co_await measure(bare, port, vm, rounds, rates); });
     ::close(port);
     print("out: port", rates[port_out]);
     print("     port, fed from /dev/zero", rates[port_zero], &rates[port_out]);
