@@ -66,9 +66,9 @@ struct FieldInfo {
     std::string_view name;
     std::string_view doc;
     FieldOptions options;
-    const TypeInfo& (*type)();
-    const void* (*get)(const void* record);
-    void* (*ref)(void* record);
+    const TypeInfo& (*type)() = nullptr;
+    const void* (*get)(const void* record) = nullptr;
+    void* (*ref)(void* record) = nullptr;
 
     bool required() const { return !options.defaulted && !type().optional; }
 };
@@ -162,6 +162,16 @@ constexpr FieldInfo field(std::string_view name, std::string_view doc, FieldOpti
     return FieldInfo{name, doc, options, &type_of<T>,
                      [](const void* r) -> const void* { return &(static_cast<const R*>(r)->*Member); },
                      [](void* r) -> void* { return &(static_cast<R*>(r)->*Member); }};
+}
+
+// One table out of several, for fields that more than one record has.
+template <std::size_t... n>
+constexpr auto join(const std::array<FieldInfo, n>&... parts) {
+    std::array<FieldInfo, (n + ...)> all{};
+    std::size_t at = 0;
+    const auto append = [&](const auto& part) { for (const FieldInfo& one : part) all[at++] = one; };
+    (append(parts), ...);
+    return all;
 }
 
 }  // namespace pyro::proto

@@ -25,7 +25,46 @@ inline constexpr FieldOptions argv{.cli = Cli::rest, .value = "CMD", .max = 4096
 inline constexpr FieldOptions hidden_command{.cli = Cli::none, .min = 1, .max = 131072};
 }  // namespace limits
 
-// How a command is run in a guest. The fields are listed where they are used, so that every request is flat.
+// What several requests or answers have in common: each list of fields stands once, every record stays flat.
+template <class R>
+constexpr auto sizing_fields() {
+    return std::array{
+        field<&R::vcpu_count>("vcpu_count", "Virtual CPUs", limits::vcpus),
+        field<&R::mem_mib>("mem_mib", "Memory in MiB", limits::memory),
+        field<&R::disk_gib>("disk_gib", "Disk size in GiB", limits::disk),
+        field<&R::ttl_seconds>("ttl_seconds", "Time after which the VM is removed whatever it does", limits::ttl),
+        field<&R::network>("network", "Give the VM a network, where this host's configuration allows one", limits::flag),
+        field<&R::allow_host_compat>("allow_host_compat", "Where no guest can boot, use a sandbox on the host instead of failing", limits::flag)};
+}
+template <class R>
+constexpr auto command_fields() {
+    return std::array{
+        field<&R::argv>("argv", "Command and its arguments, run as they are; none: the image's command", limits::argv),
+        field<&R::command>("command", "Command line, run by /bin/sh -lc; instead of argv", limits::hidden_command),
+        field<&R::timeout_seconds>("timeout_seconds", "Time the command may take from its start in the guest; 0: none", limits::command_timeout),
+        field<&R::interactive>("interactive", "Pass on standard input", {.short_flag = 'i', .defaulted = true}),
+        field<&R::tty>("tty", "Give the command a terminal", {.short_flag = 't', .defaulted = true}),
+        field<&R::env>("env", "Set an environment variable", {.short_flag = 'e', .value = "K=V", .max = 1024, .defaulted = true}),
+        field<&R::workdir>("workdir", "Directory to start in; default: the image's", {.short_flag = 'w', .value = "DIR", .min = 1, .max = 4096}),
+        field<&R::user>("user", "User to run as, name or uid[:gid]; default: the image's", {.short_flag = 'u', .value = "USER", .min = 1, .max = 256}),
+        field<&R::cols>("cols", "Width of the terminal", {.cli = Cli::none, .min = 1, .max = 1000, .defaulted = true}),
+        field<&R::rows>("rows", "Height of the terminal", {.cli = Cli::none, .min = 1, .max = 1000, .defaulted = true})};
+}
+template <class R>
+constexpr auto outcome_fields() {
+    return std::array{
+        field<&R::vm_id>("vm_id", "The VM it ran in"),
+        field<&R::exit_code>("exit_code", "The command's exit status; absent if a signal or a time-out ended it"),
+        field<&R::signal>("signal", "Number of the signal that ended it"),
+        field<&R::exec_error>("exec_error", "Why the command could not be executed; exit_code is then 126 or 127"),
+        field<&R::timed_out>("timed_out", "Whether timeout_seconds ended it"),
+        field<&R::oom>("oom", "Whether the guest ran out of memory and killed it"),
+        field<&R::duration_ms>("duration_ms", "From its start to its end in the guest, in milliseconds"),
+        field<&R::execution_mode>("execution_mode", "guest_kvm and guest_tcg: a VM, with and without hardware virtualisation; host_compat: a sandbox on the host"),
+        field<&R::environment>("environment", "Environment as named in the request"),
+        field<&R::environment_digest>("environment_digest", "Identity of the environment it ran on")};
+}
+
 struct VmRunParams {
     static constexpr std::string_view doc = "Start a microVM from an environment, run one command in it, and clean it up.";
     std::string environment;
@@ -46,24 +85,8 @@ struct VmRunParams {
     std::int64_t cols = 80;
     std::int64_t rows = 24;
     static constexpr auto fields() {
-        return std::array{
-            field<&VmRunParams::environment>("environment", "Catalog name or OCI reference", limits::environment),
-            field<&VmRunParams::argv>("argv", "Command and its arguments, run as they are; none: the image's command", limits::argv),
-            field<&VmRunParams::command>("command", "Command line, run by /bin/sh -lc; instead of argv", limits::hidden_command),
-            field<&VmRunParams::vcpu_count>("vcpu_count", "Virtual CPUs", limits::vcpus),
-            field<&VmRunParams::mem_mib>("mem_mib", "Memory in MiB", limits::memory),
-            field<&VmRunParams::disk_gib>("disk_gib", "Disk size in GiB", limits::disk),
-            field<&VmRunParams::timeout_seconds>("timeout_seconds", "Time the command may take from its start in the guest; 0: none", limits::command_timeout),
-            field<&VmRunParams::ttl_seconds>("ttl_seconds", "Time after which the VM is removed whatever it does", limits::ttl),
-            field<&VmRunParams::network>("network", "Give the VM a network, where this host's configuration allows one", limits::flag),
-            field<&VmRunParams::allow_host_compat>("allow_host_compat", "Where no guest can boot, run in a sandbox on the host instead of failing", limits::flag),
-            field<&VmRunParams::interactive>("interactive", "Pass on standard input", {.short_flag = 'i', .defaulted = true}),
-            field<&VmRunParams::tty>("tty", "Give the command a terminal", {.short_flag = 't', .defaulted = true}),
-            field<&VmRunParams::env>("env", "Set an environment variable", {.short_flag = 'e', .value = "K=V", .max = 1024, .defaulted = true}),
-            field<&VmRunParams::workdir>("workdir", "Directory to start in; default: the image's", {.short_flag = 'w', .value = "DIR", .min = 1, .max = 4096}),
-            field<&VmRunParams::user>("user", "User to run as, name or uid[:gid]; default: the image's", {.short_flag = 'u', .value = "USER", .min = 1, .max = 256}),
-            field<&VmRunParams::cols>("cols", "Width of the terminal", {.cli = Cli::none, .min = 1, .max = 1000, .defaulted = true}),
-            field<&VmRunParams::rows>("rows", "Height of the terminal", {.cli = Cli::none, .min = 1, .max = 1000, .defaulted = true})};
+        return join(std::array{field<&VmRunParams::environment>("environment", "Catalog name or OCI reference", limits::environment)},
+                    sizing_fields<VmRunParams>(), command_fields<VmRunParams>());
     }
 };
 
@@ -82,19 +105,9 @@ struct ExecResult {
     std::int64_t stderr_bytes = 0;
     std::optional<std::string> exec_error;
     static constexpr auto fields() {
-        return std::array{
-            field<&ExecResult::vm_id>("vm_id", "The VM it ran in"),
-            field<&ExecResult::exit_code>("exit_code", "The command's exit status; absent if a signal or a time-out ended it"),
-            field<&ExecResult::signal>("signal", "Number of the signal that ended it"),
-            field<&ExecResult::timed_out>("timed_out", "Whether timeout_seconds ended it"),
-            field<&ExecResult::oom>("oom", "Whether the guest ran out of memory and killed it"),
-            field<&ExecResult::duration_ms>("duration_ms", "From its start to its end in the guest, in milliseconds"),
-            field<&ExecResult::execution_mode>("execution_mode", "guest_kvm and guest_tcg: a VM, with and without hardware virtualisation; host_compat: a sandbox on the host"),
-            field<&ExecResult::environment>("environment", "Environment as named in the request"),
-            field<&ExecResult::environment_digest>("environment_digest", "Identity of the environment it ran on"),
-            field<&ExecResult::stdout_bytes>("stdout_bytes", "Bytes sent on stream 1; read that many before closing"),
-            field<&ExecResult::stderr_bytes>("stderr_bytes", "Bytes sent on stream 2"),
-            field<&ExecResult::exec_error>("exec_error", "Why the command could not be executed; exit_code is then 126 or 127")};
+        return join(outcome_fields<ExecResult>(),
+                    std::array{field<&ExecResult::stdout_bytes>("stdout_bytes", "Bytes sent on stream 1; read that many before closing"),
+                               field<&ExecResult::stderr_bytes>("stderr_bytes", "Bytes sent on stream 2")});
     }
 };
 
@@ -115,20 +128,10 @@ struct RunReport {
     std::string stderr_text;
     std::optional<std::string> exec_error;
     static constexpr auto fields() {
-        return std::array{
-            field<&RunReport::vm_id>("vm_id", "The VM it ran in"),
-            field<&RunReport::exit_code>("exit_code", "The command's exit status; absent if a signal or a time-out ended it"),
-            field<&RunReport::signal>("signal", "Number of the signal that ended it"),
-            field<&RunReport::timed_out>("timed_out", "Whether timeout_seconds ended it"),
-            field<&RunReport::oom>("oom", "Whether the guest ran out of memory and killed it"),
-            field<&RunReport::truncated>("truncated", "Whether the middle of stdout or stderr was left out"),
-            field<&RunReport::duration_ms>("duration_ms", "From its start to its end in the guest, in milliseconds"),
-            field<&RunReport::execution_mode>("execution_mode", "guest_kvm, guest_tcg or host_compat"),
-            field<&RunReport::environment>("environment", "Environment as named in the request"),
-            field<&RunReport::environment_digest>("environment_digest", "Identity of the environment it ran on"),
-            field<&RunReport::stdout_text>("stdout", "Standard output; invalid UTF-8 replaced"),
-            field<&RunReport::stderr_text>("stderr", "Standard error; invalid UTF-8 replaced"),
-            field<&RunReport::exec_error>("exec_error", "Why the command could not be executed; exit_code is then 126 or 127")};
+        return join(outcome_fields<RunReport>(),
+                    std::array{field<&RunReport::truncated>("truncated", "Whether the middle of stdout or stderr was left out"),
+                               field<&RunReport::stdout_text>("stdout", "Standard output; invalid UTF-8 replaced"),
+                               field<&RunReport::stderr_text>("stderr", "Standard error; invalid UTF-8 replaced")});
     }
 };
 
@@ -180,14 +183,8 @@ struct VmCreateParams {
     bool network = false;
     bool allow_host_compat = false;
     static constexpr auto fields() {
-        return std::array{
-            field<&VmCreateParams::environment>("environment", "Catalog name or OCI reference", limits::environment),
-            field<&VmCreateParams::vcpu_count>("vcpu_count", "Virtual CPUs", limits::vcpus),
-            field<&VmCreateParams::mem_mib>("mem_mib", "Memory in MiB", limits::memory),
-            field<&VmCreateParams::disk_gib>("disk_gib", "Disk size in GiB", limits::disk),
-            field<&VmCreateParams::ttl_seconds>("ttl_seconds", "Time after which the VM is removed", limits::ttl),
-            field<&VmCreateParams::network>("network", "Give the VM a network, where this host's configuration allows one", limits::flag),
-            field<&VmCreateParams::allow_host_compat>("allow_host_compat", "Where no guest can boot, use a sandbox on the host instead of failing", limits::flag)};
+        return join(std::array{field<&VmCreateParams::environment>("environment", "Catalog name or OCI reference", limits::environment)},
+                    sizing_fields<VmCreateParams>());
     }
 };
 struct VmCreate {
@@ -223,18 +220,7 @@ struct VmExecParams {
     std::int64_t cols = 80;
     std::int64_t rows = 24;
     static constexpr auto fields() {
-        return std::array{
-            field<&VmExecParams::vm_id>("vm_id", "The VM", limits::vm_id),
-            field<&VmExecParams::argv>("argv", "Command and its arguments, run as they are; none: the image's command", limits::argv),
-            field<&VmExecParams::command>("command", "Command line, run by /bin/sh -lc; instead of argv", limits::hidden_command),
-            field<&VmExecParams::timeout_seconds>("timeout_seconds", "Time the command may take from its start in the guest; 0: none", limits::command_timeout),
-            field<&VmExecParams::interactive>("interactive", "Pass on standard input", {.short_flag = 'i', .defaulted = true}),
-            field<&VmExecParams::tty>("tty", "Give the command a terminal", {.short_flag = 't', .defaulted = true}),
-            field<&VmExecParams::env>("env", "Set an environment variable", {.short_flag = 'e', .value = "K=V", .max = 1024, .defaulted = true}),
-            field<&VmExecParams::workdir>("workdir", "Directory to start in; default: the image's", {.short_flag = 'w', .value = "DIR", .min = 1, .max = 4096}),
-            field<&VmExecParams::user>("user", "User to run as, name or uid[:gid]; default: the image's", {.short_flag = 'u', .value = "USER", .min = 1, .max = 256}),
-            field<&VmExecParams::cols>("cols", "Width of the terminal", {.cli = Cli::none, .min = 1, .max = 1000, .defaulted = true}),
-            field<&VmExecParams::rows>("rows", "Height of the terminal", {.cli = Cli::none, .min = 1, .max = 1000, .defaulted = true})};
+        return join(std::array{field<&VmExecParams::vm_id>("vm_id", "The VM", limits::vm_id)}, command_fields<VmExecParams>());
     }
 };
 struct VmExec {

@@ -15,7 +15,7 @@ _pyro_flags() {
         'env pull') echo '--force --json --socket --help' ;;
         'env inspect') echo '--json --socket --help' ;;
         'env prune') echo '--all --json --socket --help' ;;
-        'run') echo '--vcpu-count --mem-mib --disk-gib --timeout-seconds --ttl-seconds --network --allow-host-compat --interactive --tty --env --workdir --user --json --socket --help' ;;
+        'run') echo '--vcpu-count --mem-mib --disk-gib --ttl-seconds --network --allow-host-compat --timeout-seconds --interactive --tty --env --workdir --user --json --socket --help' ;;
         'vm create') echo '--vcpu-count --mem-mib --disk-gib --ttl-seconds --network --allow-host-compat --id-only --json --socket --help' ;;
         'vm start') echo '--json --socket --help' ;;
         'vm exec') echo '--timeout-seconds --interactive --tty --env --workdir --user --json --socket --help' ;;
@@ -39,8 +39,8 @@ _pyro_value() {
         'run --vcpu-count') echo none ;;
         'run --mem-mib') echo none ;;
         'run --disk-gib') echo none ;;
-        'run --timeout-seconds') echo none ;;
         'run --ttl-seconds') echo none ;;
+        'run --timeout-seconds') echo none ;;
         'run --env'|'run -e') echo none ;;
         'run --workdir'|'run -w') echo none ;;
         'run --user'|'run -u') echo none ;;

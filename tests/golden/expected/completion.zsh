@@ -57,10 +57,10 @@ _pyro_run() {
         --vcpu-count='[Virtual CPUs]:N: ' \
         --mem-mib='[Memory in MiB]:N: ' \
         --disk-gib='[Disk size in GiB]:N: ' \
-        --timeout-seconds='[Time the command may take from its start in the guest; 0\: none]:SECONDS: ' \
         --ttl-seconds='[Time after which the VM is removed whatever it does]:SECONDS: ' \
         --network'[Give the VM a network, where this host'\''s configuration allows one]' \
-        --allow-host-compat'[Where no guest can boot, run in a sandbox on the host instead of failing]' \
+        --allow-host-compat'[Where no guest can boot, use a sandbox on the host instead of failing]' \
+        --timeout-seconds='[Time the command may take from its start in the guest; 0\: none]:SECONDS: ' \
         '(-i --interactive)'{-i,--interactive}'[Pass on standard input]' \
         '(-t --tty)'{-t,--tty}'[Give the command a terminal]' \
         '*'{-e+,--env=}'[Set an environment variable]:K=V: ' \
@@ -78,7 +78,7 @@ _pyro_vm_create() {
         --vcpu-count='[Virtual CPUs]:N: ' \
         --mem-mib='[Memory in MiB]:N: ' \
         --disk-gib='[Disk size in GiB]:N: ' \
-        --ttl-seconds='[Time after which the VM is removed]:SECONDS: ' \
+        --ttl-seconds='[Time after which the VM is removed whatever it does]:SECONDS: ' \
         --network'[Give the VM a network, where this host'\''s configuration allows one]' \
         --allow-host-compat'[Where no guest can boot, use a sandbox on the host instead of failing]' \
         --id-only'[Print just the id]' \
