@@ -34,6 +34,7 @@ constexpr int first_free_fd = 3;
 // Everything the child needs, made before the fork: it must not allocate.
 struct Prepared {
     const char* path;
+    int program_fd;           // of `path`, where it could be opened
     const char* cwd;
     char* const* argv;
     char* const* env;
@@ -57,12 +58,13 @@ struct Prepared {
 // Sources first go above every target, so that placing one cannot overwrite another.
 void place_descriptors(Prepared& p) noexcept {
     const int above = p.highest_target + 1;
-    const int gate = ::fcntl(p.gate_fd, F_DUPFD_CLOEXEC, above + 2);
-    const int outcome = ::fcntl(p.outcome_fd, F_DUPFD_CLOEXEC, above + 2);
-    const int null = ::fcntl(p.null_fd, F_DUPFD_CLOEXEC, above + 2);
-    if (gate < 0 || outcome < 0 || null < 0) give_up(p.outcome_fd, pass_fds);
+    const int gate = ::fcntl(p.gate_fd, F_DUPFD_CLOEXEC, above + 3);
+    const int outcome = ::fcntl(p.outcome_fd, F_DUPFD_CLOEXEC, above + 3);
+    const int null = ::fcntl(p.null_fd, F_DUPFD_CLOEXEC, above + 3);
+    const int program = p.program_fd < 0 ? -1 : ::fcntl(p.program_fd, F_DUPFD_CLOEXEC, above + 3);
+    if (gate < 0 || outcome < 0 || null < 0 || (program < 0 && p.program_fd >= 0)) give_up(p.outcome_fd, pass_fds);
     for (std::size_t i = 0; i < p.fd_count; ++i) {
-        p.moved[i] = ::fcntl(p.fds[i].fd.get(), F_DUPFD_CLOEXEC, above + 2);
+        p.moved[i] = ::fcntl(p.fds[i].fd.get(), F_DUPFD_CLOEXEC, above + 3);
         if (p.moved[i] < 0) give_up(outcome, pass_fds);
     }
     for (int number = 0; number < first_free_fd; ++number)
@@ -77,7 +79,9 @@ void place_descriptors(Prepared& p) noexcept {
     if (::dup3(gate, above, O_CLOEXEC) < 0 || ::dup3(outcome, above + 1, O_CLOEXEC) < 0) give_up(outcome, pass_fds);
     p.gate_fd = above;
     p.outcome_fd = above + 1;
-    ::syscall(SYS_close_range, static_cast<unsigned>(above + 2), ~0U, 0U);
+    if (program >= 0 && ::dup3(program, above + 2, O_CLOEXEC) < 0) give_up(p.outcome_fd, pass_fds);
+    p.program_fd = program < 0 ? -1 : above + 2;
+    ::syscall(SYS_close_range, static_cast<unsigned>(p.program_fd < 0 ? above + 2 : above + 3), ~0U, 0U);
 }
 
 void drop_privileges(const Prepared& p) noexcept {
@@ -133,6 +137,8 @@ void drop_privileges(const Prepared& p) noexcept {
     ::sigemptyset(&empty);
     if (::sigprocmask(SIG_SETMASK, &empty, nullptr) != 0) give_up(p.outcome_fd, signals);
     ::execve(p.path, p.argv, p.env);
+    // The way to the program need not be open to whom it runs as: a build in a home directory.
+    if (errno == EACCES && p.program_fd >= 0) ::syscall(SYS_execveat, p.program_fd, "", p.argv, p.env, AT_EMPTY_PATH);
     give_up(p.outcome_fd, execute);
 }
 
@@ -186,7 +192,8 @@ GatedChild fork_gated(const Command& command) {
     const UniqueFd null = open_file("/dev/null", O_RDWR);
     auto [gate_read, gate_write] = make_pipe();
     auto [outcome_read, outcome_write] = make_pipe();
-    const Prepared prepared{command.path.c_str(), command.cwd.c_str(), argv.data(), env.data(), command.fds.data(), moved.data(),
+    const UniqueFd program(::open(command.path.c_str(), O_PATH | O_CLOEXEC));  // what cannot be opened, the child tells
+    const Prepared prepared{command.path.c_str(), program.get(), command.cwd.c_str(), argv.data(), env.data(), command.fds.data(), moved.data(),
                             command.fds.size(), highest, null.get(), gate_read.get(), outcome_write.get(), &command, ::getpid()};
     int pidfd = -1;
     long pid;

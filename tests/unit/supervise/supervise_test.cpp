@@ -6,6 +6,7 @@
 #include "tests/support/catch.hpp"
 #include "tests/support/run_coro.hpp"
 
+#include <filesystem>
 #include <sstream>
 
 #include <fcntl.h>
@@ -347,4 +348,21 @@ TEST_CASE("a scope name cannot leave its directory") {
             REQUIRE(refused);
         }
     });
+}
+
+TEST_CASE("a program is executed although the way to it is closed to whom it runs as") {
+    if (!is_root()) return;
+    std::string closed = "/tmp/pyro-supervise-XXXXXX";
+    REQUIRE(::mkdtemp(closed.data()));  // mode 0700, as a home directory
+    std::filesystem::copy_file("/bin/echo", closed + "/echo");
+    run_coro([closed]() -> io::Task<void> {
+        auto supervisor = supervise::make_plain_supervisor(instance);
+        Command command;
+        command.path = closed + "/echo";
+        command.argv = {"echo", "reached"};
+        command.as = supervise::Credentials{54321, 54322, {}};
+        const auto out = co_await output_of(*supervisor, std::move(command));
+        REQUIRE(out.text == "reached\n");
+    });
+    std::filesystem::remove_all(closed);
 }
