@@ -87,7 +87,7 @@ public:
     // The installed environment of that digest, for who has a record that names it. Throws environment_invalid when it is not whole.
     io::Task<Lease> hold(std::string digest, std::stop_token stop);
     // The tree of an environment, unpacked from its layers into `directory`, which is empty and belongs to `owner`: without
-    // devices, setuid or other owners. Throws failed_precondition for what has no layers.
+    // devices, setuid or other owners.
     io::Task<void> unpack(const Lease& environment, std::string job_id, std::string directory, supervise::Credentials owner, ProgressSink progress,
                           std::stop_token stop);
 

@@ -328,9 +328,6 @@ io::Task<EnvironmentManifest> Installer::build(std::string job_id, std::vector<s
 
 io::Task<void> Installer::unpack(EnvironmentManifest manifest, std::string job_id, std::string directory, supervise::Credentials owner,
                                         ProgressSink progress, std::stop_token stop) {
-    if (manifest.layers.empty())
-        throw Error(ErrorCode::failed_precondition, manifest.name + " was built from the Debian archive and has no layers to unpack",
-                    "make a registry reachable and pull it again: pyro env pull --force " + manifest.name);
     std::vector<std::string> paths;
     for (const LayerInfo& layer : manifest.layers)
         paths.push_back(options_.path("blobs/sha256", layer.digest.hex()));
