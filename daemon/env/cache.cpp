@@ -137,7 +137,7 @@ io::Task<PullOutcome> EnvironmentCache::pull(std::string name, state::Viewer vie
         if (progress)
             progress(verifying);
         const Digest digest = Digest::parse(row->digest);
-        const io::FairSemaphore::Permit turn = co_await verifying_.acquire(viewer.uid, stop);
+        const io::Semaphore::Permit turn = co_await verifying_.acquire(viewer.uid, stop);
         found = co_await look(digest, true, stop);
     }
     if (!found || !found->problem.empty()) {

@@ -117,7 +117,7 @@ private:
     io::WorkerPool bulk_{2};        // what takes long: hashing, removing; the shared pool stays free for looks
     Installer installer_;
     Pulls pulls_;
-    io::FairSemaphore verifying_;   // by uid: comparisons of whole images
+    io::Semaphore verifying_;   // by uid: comparisons of whole images
     std::map<std::string, std::weak_ptr<Lease::State>> leases_;     // by digest
     std::uint64_t removals_ = 0;
 };

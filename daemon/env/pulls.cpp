@@ -31,7 +31,7 @@ struct Pulls::Job {
     bool abandoned = false;
     std::set<uid_t> queued_by;
     std::stop_source queueing;
-    io::FairSemaphore::Permit place;
+    io::Semaphore::Permit place;
     io::Event may_start;
     std::uint64_t next_listener = 0;
     std::map<std::uint64_t, ProgressSink> listeners;
@@ -112,7 +112,7 @@ io::Task<std::shared_ptr<const Installation>> Pulls::install(ResolvedName resolv
 }
 
 io::Task<void> Pulls::queue_up(std::shared_ptr<Job> job, uid_t user) {
-    io::FairSemaphore::Permit place = co_await places_.acquire(user, job->queueing.get_token());
+    io::Semaphore::Permit place = co_await places_.acquire(user, job->queueing.get_token());
     if (job->may_start.is_set())
         co_return;
     job->place = std::move(place);

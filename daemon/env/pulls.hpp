@@ -37,7 +37,7 @@ private:
 
     io::Executor executor_;
     Installer& installer_;
-    io::FairSemaphore places_;  // by uid: nobody's slow registry keeps the others from theirs
+    io::Semaphore places_;  // by uid: nobody's slow registry keeps the others from theirs
     std::map<std::string, std::shared_ptr<Job>> jobs_;  // by canonical reference
     std::uint64_t next_job_ = 0;
     io::TaskGroup group_;

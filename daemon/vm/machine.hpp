@@ -28,7 +28,7 @@ struct MachineServices {
     state::Store& store;
     Hypervisor& hypervisor;
     VmUids& uids;
-    io::FairSemaphore& boots;                 // how many at once; users in turn
+    io::Semaphore& boots;                 // how many at once; users in turn
     std::string run_directory;                // RUN/ID/: sockets
     std::string overlay_directory;            // OVERLAYS/ID.qcow2
     std::chrono::nanoseconds boot_patience = std::chrono::seconds(20);  // without a sign of life

@@ -62,7 +62,7 @@ private:
     io::Executor executor_;
     state::Store& store_;
     Quota quota_;
-    io::FairSemaphore boots_;
+    io::Semaphore boots_;
     MachineServices services_;
     std::map<std::string, std::shared_ptr<Machine>> machines_;
     io::Event changed_;   // another machine may be the next to expire
