@@ -80,7 +80,7 @@ proto::ExecResult result_of(const vm::Machine& machine, const StreamOutcome& out
 }  // namespace
 
 io::Task<proto::ExecResult> VmService::serve(proto::VmRun, proto::VmRunParams params, rpc::Call& call) {
-    CommandRequest request = command_of(params);
+    proto::VmCommand request = std::move(params);  // what else is in params stays
     check_command(request);
     refuse_network(params.network);
     env::PullOptions options;
@@ -94,7 +94,7 @@ io::Task<proto::ExecResult> VmService::serve(proto::VmRun, proto::VmRunParams pa
 }
 
 io::Task<proto::ExecResult> VmService::serve(proto::VmExec, proto::VmExecParams params, rpc::Call& call) {
-    CommandRequest request = command_of(params);
+    proto::VmCommand request = std::move(params);  // what else is in params stays
     check_command(request);
     const state::Viewer viewer = viewer_of(call.peer());
     env::Lease environment =
@@ -108,7 +108,7 @@ io::Task<proto::ExecResult> VmService::serve(proto::VmExec, proto::VmExecParams 
 }
 
 io::Task<proto::ExecResult> VmService::run_and_remove(rpc::Call& call, std::shared_ptr<vm::Machine> machine, env::Lease environment,
-                                                      CommandRequest request, std::chrono::seconds timeout) {
+                                                      proto::VmCommand request, std::chrono::seconds timeout) {
     std::shared_ptr<rpc::Attachment> attachment = call.attach();
     proto::ExecStarted started_event;
     started_event.ticket = attachment->ticket();
@@ -153,7 +153,7 @@ io::Task<proto::ExecResult> VmService::run_and_remove(rpc::Call& call, std::shar
 }
 
 io::Task<StreamOutcome> VmService::run_in_guest(rpc::Call& call, std::shared_ptr<vm::Machine> machine, const env::Lease& environment,
-                                                const CommandRequest& request, std::chrono::seconds timeout,
+                                                const proto::VmCommand& request, std::chrono::seconds timeout,
                                                 std::shared_ptr<rpc::Attachment> attachment, bool& started) {
     agent::ExecSpec spec = exec_spec(request, environment.manifest());
     std::shared_ptr<agent::ExecSession> session;
@@ -173,7 +173,7 @@ io::Task<StreamOutcome> VmService::run_in_guest(rpc::Call& call, std::shared_ptr
     co_return outcome;
 }
 
-io::Task<StreamOutcome> VmService::run_on_host(rpc::Call& call, std::shared_ptr<vm::Machine> machine, const env::Lease& environment, const CommandRequest& request,
+io::Task<StreamOutcome> VmService::run_on_host(rpc::Call& call, std::shared_ptr<vm::Machine> machine, const env::Lease& environment, const proto::VmCommand& request,
                                                std::chrono::seconds timeout, std::shared_ptr<rpc::Attachment> attachment) {
     if (!host_compat_.allow)
         throw Error(ErrorCode::failed_precondition, "this host's configuration forbids the sandbox on the host", "pyro doctor says why no guest boots");

@@ -38,12 +38,12 @@ public:
 private:
     // Runs the command in the machine, starting it if needed, and removes the machine whatever happens.
     io::Task<proto::ExecResult> run_and_remove(rpc::Call& call, std::shared_ptr<vm::Machine> machine, env::Lease environment,
-                                               CommandRequest request, std::chrono::seconds timeout);
+                                               proto::VmCommand request, std::chrono::seconds timeout);
     // `started`: whether the guest was there for the command; an error before that may have another way out.
     io::Task<StreamOutcome> run_in_guest(rpc::Call& call, std::shared_ptr<vm::Machine> machine, const env::Lease& environment,
-                                         const CommandRequest& request, std::chrono::seconds timeout,
+                                         const proto::VmCommand& request, std::chrono::seconds timeout,
                                          std::shared_ptr<rpc::Attachment> attachment, bool& started);
-    io::Task<StreamOutcome> run_on_host(rpc::Call& call, std::shared_ptr<vm::Machine> machine, const env::Lease& environment, const CommandRequest& request,
+    io::Task<StreamOutcome> run_on_host(rpc::Call& call, std::shared_ptr<vm::Machine> machine, const env::Lease& environment, const proto::VmCommand& request,
                                         std::chrono::seconds timeout, std::shared_ptr<rpc::Attachment> attachment);
 
     env::EnvironmentCache& environments_;
