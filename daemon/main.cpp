@@ -83,6 +83,13 @@ vm::RegistryConfig registry_config(const Config& config) {
     out.limits.machines_per_user = config.limits.vms_per_user;
     out.limits.mem_mib = config.limits.mem_mib;
     out.limits.mem_mib_per_user = config.limits.mem_mib_per_user;
+    out.templates.directory = config.state_dir + "/templates";
+    out.templates.enabled = config.templates.enabled;
+    out.templates.memory_bytes = static_cast<std::uint64_t>(config.templates.memory_mib) << 20;
+    out.templates.disk_bytes = static_cast<std::uint64_t>(config.templates.disk_mib) << 20;
+    out.spares.per_key = static_cast<std::size_t>(config.spares.per_template);
+    out.spares.total = static_cast<std::size_t>(config.spares.total);
+    out.spares.keep = std::chrono::seconds(config.spares.keep_seconds);
     return out;
 }
 

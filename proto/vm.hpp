@@ -7,6 +7,10 @@ namespace pyro::proto {
 enum class ExecutionMode { guest_kvm, guest_tcg, host_compat };
 constexpr auto enum_names(ExecutionMode) { return std::array<std::string_view, 3>{"guest_kvm", "guest_tcg", "host_compat"}; }
 
+// How a VM got going: a boot of its own, from a memory image of one that had booted, or from a clone of that which was waiting.
+enum class StartKind { cold, restored, spare };
+constexpr auto enum_names(StartKind) { return std::array<std::string_view, 3>{"cold", "restored", "spare"}; }
+
 enum class VmState { creating, booting, running, stopping, stopped, failed };
 constexpr auto enum_names(VmState) {
     return std::array<std::string_view, 6>{"creating", "booting", "running", "stopping", "stopped", "failed"};
@@ -79,6 +83,7 @@ struct VmOutcome {
     bool oom = false;
     std::int64_t duration_ms = 0;
     ExecutionMode execution_mode = ExecutionMode::guest_tcg;
+    std::optional<StartKind> start;
     std::string environment;
     std::string environment_digest;
     template <class R>
@@ -92,6 +97,7 @@ struct VmOutcome {
             field<&VmOutcome::oom, R>("oom", "Whether the guest ran out of memory and killed it"),
             field<&VmOutcome::duration_ms, R>("duration_ms", "From its start to its end in the guest, in milliseconds"),
             field<&VmOutcome::execution_mode, R>("execution_mode", "guest_kvm and guest_tcg: a VM, with and without hardware virtualisation; host_compat: a sandbox on the host"),
+            field<&VmOutcome::start, R>("start", "cold: the VM booted; restored: it went on from a memory image; spare: it was waiting"),
             field<&VmOutcome::environment, R>("environment", "Environment as named in the request"),
             field<&VmOutcome::environment_digest, R>("environment_digest", "Identity of the environment it ran on")};
     }
@@ -100,9 +106,11 @@ struct VmOutcome {
 struct VmRunParams : VmSizing, VmCommand {
     static constexpr std::string_view doc = "Start a microVM from an environment, run one command in it, and clean it up.";
     std::string environment;
+    StartKind start = StartKind::spare;
     static constexpr auto fields() {
         return join(std::array{field<&VmRunParams::environment>("environment", "Catalog name or OCI reference", limits::environment)},
-                    VmSizing::fields_in<VmRunParams>(), VmCommand::fields_in<VmRunParams>());
+                    VmSizing::fields_in<VmRunParams>(), VmCommand::fields_in<VmRunParams>(),
+                    std::array{field<&VmRunParams::start>("start", "The fastest way to start that may be used; cold boots a kernel of its own", {.defaulted = true})});
     }
 };
 

@@ -50,6 +50,9 @@ class Site:
         self.guests = 0
 
     def write_config(self, extra):
+        # Most tests are about a machine's own boot; those of templates ask for them, and PYRO_TEST_WARM asks for all.
+        if "[templates]" not in extra and not os.environ.get("PYRO_TEST_WARM"):
+            extra += "\n[templates]\nenabled = false\n"
         self.config.write_text(
             f'state_dir = "{self.state}"\nrun_dir = "{self.run_dir}"\nsocket = "{self.socket}"\nsocket_group = "root"\n{self.top_level(extra)}\n'
             f'[guest]\nkernel = "{BUILD}/guest/vmlinux"\ninitramfs = "{BUILD}/guest/initramfs"\n\n'
