@@ -343,6 +343,19 @@ class Prune(CacheCase):
             self.assertEqual(list((self.state / folder).iterdir()), [])
 
 
+    def test_a_pull_begun_while_prune_removes_finds_what_it_counts_on(self):
+        registry = self.registry()
+        self.last("pull", "debian:12", registry=registry)
+        blobs = self.state / "blobs/sha256"
+        wanted = sorted(path.name for path in blobs.iterdir())
+        for n in range(20_000):  # prune comes to them first, and has to do with them for a while
+            (blobs / f"{n:064x}").touch()
+        line = self.last("pull-while-pruned", "debian:12", registry=registry)
+        self.assertEqual(line.get("digest"), oci.digest(self.image.manifest), line)
+        self.assertEqual(sorted(path.name for path in blobs.iterdir()), wanted)
+        self.assertEqual(self.state_of()["state"], "installed")
+
+
 # Stands in for mmdebstrap where the archive itself is not the point: what it may do shows in what it packs.
 FAKE_MMDEBSTRAP = r"""#!/bin/sh
 set -e
