@@ -305,6 +305,9 @@ io::Task<PruneOutcome> EnvironmentCache::prune(bool all, state::Viewer viewer, s
             out.removed.push_back(name_of.contains(row.digest) ? name_of[row.digest] : row.digest);
     }
 
+    const std::shared_ptr<void> alone = pulls_.pause_if_idle();
+    if (!alone)
+        co_return out;  // a pull may be about to use any environment, blob or half download
     // What no row of any user leads to, and nobody holds. Renamed away at once, on this thread, so that it cannot be leased
     // between the look and the removal.
     std::set<std::string> keep;
@@ -314,20 +317,17 @@ io::Task<PruneOutcome> EnvironmentCache::prune(bool all, state::Viewer viewer, s
     const std::vector<std::string> installed = names_in(options_.path("environments"));
     for (const std::string& hex : installed) {
         const std::string digest = "sha256:" + hex;
-        if (keep.contains(digest) || in_use(digest) || pulls_.running() > 0)
+        if (keep.contains(digest) || in_use(digest))
             continue;
         const std::string away = options_.path("ingest", "prune-" + std::to_string(::getpid()) + "-" + std::to_string(++removals_));
         if (::rename(options_.path("environments", hex).c_str(), away.c_str()) != 0)
             throw Error::from_errno("remove environment " + hex);
         doomed.push_back(away);
     }
-    const bool idle = pulls_.running() == 0;  // a running pull may be about to use any blob or half download
-    auto sweep = [doomed, idle, environments = options_.path("environments"), blobs = options_.path("blobs/sha256"), downloads = options_.path("downloads")] {
+    auto sweep = [doomed, environments = options_.path("environments"), blobs = options_.path("blobs/sha256"), downloads = options_.path("downloads")] {
         std::uint64_t freed = 0;
         for (const std::string& directory : doomed)
             freed += remove_tree(directory);
-        if (!idle)
-            return freed;
         std::set<std::string> used;
         for (const std::string& hex : names_in(environments)) {
             try {

@@ -51,12 +51,14 @@ struct Pulls::Job {
 // One who waits for a job. When the last goes early, the job is stopped.
 class Pulls::Waiter {
 public:
-    Waiter(std::shared_ptr<Job> job, ProgressSink sink) : job_(std::move(job)), id_(job_->next_listener++) {
+    Waiter(Pulls& pulls, std::shared_ptr<Job> job, ProgressSink sink) : pulls_(pulls), job_(std::move(job)), id_(job_->next_listener++) {
+        ++pulls_.waiting_;
         if (sink && job_->last)
             sink(*job_->last);
         job_->listeners.emplace(id_, std::move(sink));
     }
     ~Waiter() {
+        --pulls_.waiting_;
         job_->listeners.erase(id_);
         if (job_->listeners.empty() && !job_->done.is_set()) {
             job_->abandoned = true;
@@ -67,12 +69,14 @@ public:
     Waiter& operator=(const Waiter&) = delete;
 
 private:
+    Pulls& pulls_;
     std::shared_ptr<Job> job_;
     std::uint64_t id_;
 };
 
 Pulls::Pulls(io::Executor executor, Installer& installer, std::size_t at_once)
-    : executor_(executor), installer_(installer), places_(executor, at_once, std::max<std::size_t>(1, at_once / 2)), group_(executor) {}
+    : executor_(executor), installer_(installer), places_(executor, at_once, std::max<std::size_t>(1, at_once / 2)), resumed_(executor),
+      group_(executor) {}
 
 Pulls::~Pulls() = default;
 
@@ -101,7 +105,7 @@ io::Task<std::shared_ptr<const Installation>> Pulls::install(ResolvedName resolv
         }
     }
     {
-        const Waiter waiter(job, std::move(progress));
+        const Waiter waiter(*this, job, std::move(progress));
         if (job->queued_by.insert(user).second)
             group_.spawn(queue_up(job, user));
         co_await job->done.wait(stop);
@@ -109,6 +113,17 @@ io::Task<std::shared_ptr<const Installation>> Pulls::install(ResolvedName resolv
     if (job->failure)
         rethrow_own(job->failure);
     co_return job->result;
+}
+
+std::shared_ptr<void> Pulls::pause_if_idle() {
+    if (!jobs_.empty() || waiting_ > 0)
+        return nullptr;
+    ++pauses_;
+    resumed_.reset();
+    return std::shared_ptr<void>(this, [this](void*) {
+        if (--pauses_ == 0)
+            resumed_.set();
+    });
 }
 
 io::Task<void> Pulls::queue_up(std::shared_ptr<Job> job, uid_t user) {
@@ -124,6 +139,8 @@ io::Task<void> Pulls::run(std::shared_ptr<Job> job, ResolvedName resolved) {
     const std::string key = resolved.name;
     try {
         co_await job->may_start.wait(job->stop.get_token());
+        while (pauses_ > 0)
+            co_await resumed_.wait(job->stop.get_token());
         const std::weak_ptr<Job> weak = job;
         ProgressSink tell = [weak](const Progress& progress) {
             if (const std::shared_ptr<Job> alive = weak.lock())

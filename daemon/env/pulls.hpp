@@ -26,6 +26,9 @@ public:
     io::Task<std::shared_ptr<const Installation>> install(ResolvedName resolved, uid_t user, bool force, ProgressSink progress, std::stop_token stop);
 
     std::size_t running() const noexcept { return jobs_.size(); }
+    // While what it returns is held no pull begins its work, so that what nobody uses may go. Nothing where one works already,
+    // or where somebody has yet to take what one has made.
+    std::shared_ptr<void> pause_if_idle();
 
 private:
     struct Job;
@@ -40,6 +43,8 @@ private:
     io::Semaphore places_;  // by uid: nobody's slow registry keeps the others from theirs
     std::map<std::string, std::shared_ptr<Job>> jobs_;  // by canonical reference
     std::uint64_t next_job_ = 0;
+    std::size_t waiting_ = 0, pauses_ = 0;
+    io::Event resumed_;
     io::TaskGroup group_;
 };
 
