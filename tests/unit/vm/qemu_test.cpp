@@ -115,7 +115,7 @@ TEST_CASE("QEMU's command line, emulated") {
 -accel
 tcg,tb-size=64
 -cpu
-max,la57=off,erms=off
+max,la57=off,erms=off,fsrm=off
 -machine
 microvm,acpi=off
 -m
