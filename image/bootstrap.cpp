@@ -142,6 +142,7 @@ nlohmann::json bootstrap(const nlohmann::json& request, Events& events) {
     }
     mapped_write.reset();
 
+    events.step("bootstrap", "from the Debian archive: " + suite);
     // "I: …" tells the step it is at; the last lines explain a failure.
     std::deque<std::string> last;
     std::string pending;

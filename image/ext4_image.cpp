@@ -2,6 +2,7 @@
 
 #include <ext2fs/ext2fs.h>
 #include <ext2fs/ext3_extents.h>
+#undef clamp  // e2fsprogs 1.47.1 and later: a macro, which would reach into whatever is compiled with this file
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>

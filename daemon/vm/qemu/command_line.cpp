@@ -53,9 +53,9 @@ supervise::Command command_line(const Programs& programs, const Launch& launch, 
 
     add({"qemu-system-x86_64",
          "-accel", kvm ? "kvm" : "tcg,tb-size=" + std::to_string(code_buffer_mib),
-         // 5-level paging only costs an emulator, and with ERMS its guest copies byte by byte; nested hosts cannot set what
-         // ARCH_CAPABILITIES asks for.
-         "-cpu", kvm ? "host,-arch-capabilities" : "max,la57=off,erms=off",
+         // 5-level paging only costs an emulator, and with ERMS its guest copies byte by byte (with FSRM alone, which QEMU 10
+         // emulates too, Linux 6.1 hangs); nested hosts cannot set what ARCH_CAPABILITIES asks for.
+         "-cpu", kvm ? "host,-arch-capabilities" : "max,la57=off,erms=off,fsrm=off",
          "-machine", descriptors.memory ? "microvm,acpi=off,memory-backend=ram" : "microvm,acpi=off",
          "-m", std::to_string(launch.spec.mem_mib),
          "-smp", std::to_string(launch.spec.vcpu_count),

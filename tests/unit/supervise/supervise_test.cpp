@@ -142,7 +142,7 @@ TEST_CASE("what cannot be executed is an error with the reason, and leaves nothi
                 REQUIRE(e.code() == ErrorCode::failed_precondition);
                 message = e.message();
             }
-            REQUIRE_THAT(message, Catch::Matchers::Contains(std::string(path) + ": could not execute it"));
+            REQUIRE_THAT(message, Catch::Matchers::ContainsSubstring(std::string(path) + ": could not execute it"));
         }
         REQUIRE(supervisor->scopes().empty());
         REQUIRE(::waitpid(-1, nullptr, WNOHANG) == -1);  // no child is left
@@ -195,7 +195,7 @@ TEST_CASE("a program with credentials has no privilege left, of any kind") {
         REQUIRE(field(out.text, "NoNewPrivs") == "1");
         REQUIRE(field(out.text, "SigIgn") == "0000000000000000");
         REQUIRE(field(out.text, "SigBlk") == "0000000000000000");
-        REQUIRE_THAT(out.text, !Catch::Matchers::Contains(here));
+        REQUIRE_THAT(out.text, !Catch::Matchers::ContainsSubstring(here));
         REQUIRE_THAT(out.text, Catch::Matchers::EndsWith("\n77\n"));
     });
 }

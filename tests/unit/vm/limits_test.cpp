@@ -162,7 +162,7 @@ TEST_CASE("the trial boot decides, once per boot of the host and set of programs
 TEST_CASE("a KVM device that only root may open is no use to a VM that is not root") {
     const KvmAccess missing = kvm_access("/nonexistent/kvm");
     REQUIRE_FALSE(missing.usable);
-    REQUIRE_THAT(missing.reason, Catch::Matchers::Contains("No such file"));
+    REQUIRE_THAT(missing.reason, Catch::Matchers::ContainsSubstring("No such file"));
     REQUIRE_FALSE(kvm_access("/etc/passwd").usable);
     REQUIRE(kvm_access("/dev/null").usable);
     REQUIRE(kvm_access("/dev/null").groups.empty());

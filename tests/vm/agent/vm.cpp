@@ -42,7 +42,7 @@ Vm::Vm(int mem_mib, std::vector<std::string> extra) {
     std::filesystem::copy_file(files.root, folder_ + "/root.ext4");
     listener_ = io::listen_unix(socket_, 0600);
     std::vector<std::string> argv{
-        "qemu-system-x86_64", "-accel", "tcg,tb-size=64", "-cpu", std::getenv("PYRO_TEST_CPU") ? std::getenv("PYRO_TEST_CPU") : "max,la57=off,erms=off", "-M", "microvm,acpi=off", "-m", std::to_string(mem_mib), "-smp", "1",
+        "qemu-system-x86_64", "-accel", "tcg,tb-size=64", "-cpu", std::getenv("PYRO_TEST_CPU") ? std::getenv("PYRO_TEST_CPU") : "max,la57=off,erms=off,fsrm=off", "-M", "microvm,acpi=off", "-m", std::to_string(mem_mib), "-smp", "1",
         "-kernel", files.kernel, "-initrd", files.initramfs, "-append", kernel_command_line(), "-nodefaults", "-no-user-config", "-display", "none",
         "-no-reboot", "-serial", "file:" + folder_ + "/console", "-drive", "if=none,id=disk,format=raw,file=" + folder_ + "/root.ext4",
         "-device", "virtio-blk-device,drive=disk", "-chardev", "socket,id=agent,server=on,wait=off,fd=" + std::to_string(listener_.get()),

@@ -271,7 +271,7 @@ TEST_CASE("QEMU runs as a uid of its own without any privilege") {
         for (const auto& thread : fs::directory_iterator("/proc/" + std::to_string(pid) + "/task")) {
             std::ifstream status(thread.path() / "status");
             const std::string text((std::istreambuf_iterator<char>(status)), {});
-            REQUIRE_THAT(text, Catch::Matchers::Contains("Seccomp:\t2\n"));
+            REQUIRE_THAT(text, Catch::Matchers::ContainsSubstring("Seccomp:\t2\n"));
         }
         for (const char* space : {"net", "ipc", "uts"})
             REQUIRE(fs::read_symlink("/proc/" + std::to_string(pid) + "/ns/" + space) != fs::read_symlink(std::string("/proc/self/ns/") + space));
@@ -355,7 +355,7 @@ TEST_CASE("what a machine needs and is not there is said, with the cure") {
     on_host(no_kernel, [](Host& host) -> io::Task<void> {
         Error e = co_await start_failure(host, start_with("true"));
         REQUIRE(e.code() == ErrorCode::failed_precondition);
-        REQUIRE_THAT(e.message(), Catch::Matchers::Contains("guest kernel cannot be used: open /nonexistent/vmlinux"));
+        REQUIRE_THAT(e.message(), Catch::Matchers::ContainsSubstring("guest kernel cannot be used: open /nonexistent/vmlinux"));
         REQUIRE_FALSE(e.hint().empty());
     });
     Options no_sense;
@@ -364,7 +364,7 @@ TEST_CASE("what a machine needs and is not there is said, with the cure") {
         Error e = co_await start_failure(host, start_with("true"));
         REQUIRE(e.code() == ErrorCode::guest_failed);
         REQUIRE(e.message() == "the VM ended: QEMU ended: exit status 1");
-        REQUIRE_THAT(e.details().at("console"), Catch::Matchers::Contains("kernel"));
+        REQUIRE_THAT(e.details().at("console"), Catch::Matchers::ContainsSubstring("kernel"));
     });
 }
 
@@ -414,7 +414,7 @@ TEST_CASE("a boot without a sign of life is given up, tried again, and counted")
     on_host(impatient, [](Host& host) -> io::Task<void> {
         Error e = co_await start_failure(host, start_with("true"));
         REQUIRE(e.code() == ErrorCode::guest_failed);
-        REQUIRE_THAT(e.message(), Catch::Matchers::Contains("no sign of life"));
+        REQUIRE_THAT(e.message(), Catch::Matchers::ContainsSubstring("no sign of life"));
         REQUIRE(e.retryable());
         REQUIRE(host.registry.statistics().attempts == 3);
         REQUIRE(host.registry.statistics().hung == 3);
