@@ -59,6 +59,14 @@ void SparePool::replenish(const SpareRecipe& recipe) {
     }
 }
 
+void SparePool::remove_unless(const std::function<bool(const std::string&)>& keep) {
+    std::erase_if(spares_, [&](const std::shared_ptr<Spare>& spare) {
+        const bool goes = spare->ready && !keep(spare->template_key);
+        if (goes) spare->taken.request_stop();
+        return goes;
+    });
+}
+
 io::Task<void> SparePool::make(Guest& guest, Guest::Launch launch, std::stop_token stop) {
     const auto place = co_await boots_.acquire(0, stop);
     guest.claim_uid(0);
