@@ -72,7 +72,9 @@ io::Task<void> SparePool::make(Guest& guest, Guest::Launch launch, std::stop_tok
     guest.claim_uid(0);
     co_await guest.launch(std::move(launch), stop);
     co_await guest.hello(stop);
-    // The emulator translates what a command needs when it is first run: by this, not by its user's.
+    // The emulator translates code when it is first run: by these, not by their like for a user.
+    guest.channel()->start(nobodys_identity());
+    co_await guest.ready(stop);
     std::vector<std::vector<std::string>> commands{{"true"}};
     co_await warm_up(*guest.channel(), std::move(commands), stop);
 }
