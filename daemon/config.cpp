@@ -112,6 +112,7 @@ Config load_config(const std::string& file) {
         s.read("kernel", config.guest.kernel);
         s.read("initramfs", config.guest.initramfs);
         s.read("qemu", config.guest.qemu);
+        s.read("randomize_emulated", config.guest.randomize_emulated);
         s.read("uid_first", config.guest.uid_first, 1000, 4294967294);
         s.read("uid_last", config.guest.uid_last, config.guest.uid_first + 1, 4294967294 - Config::Guest::subordinate_uids);
     });

@@ -361,6 +361,7 @@ public:
         launch.accelerator = host.accelerator;
         launch.groups = kvm_groups_;
         launch.uid = plan.uid;
+        launch.randomize_emulated = config_.randomize_emulated;
         launch.spec = plan.spec;
         launch.dies_with_daemon = plan.dies_with_daemon;
         Descriptors fds;
@@ -385,6 +386,7 @@ public:
         const std::string programs = co_await programs_digest();
         Launch launch;
         launch.accelerator = host.accelerator;
+        launch.randomize_emulated = config_.randomize_emulated;
         launch.spec = spec;
         launch.disk_bytes = disk_bytes;
         // The command line itself, with everything in it that is the same for all machines of this size.

@@ -49,6 +49,8 @@ supervise::Command command_line(const Programs& programs, const Launch& launch, 
     append += launch.verbose_kernel ? " earlyprintk=ttyS0" : " quiet";
     // The emulated clocks are exact: a guest that measures them under load loses its timer (guest/README.md).
     if (!kvm) append += " tsc=reliable lapic_timer_khz=1000000";
+    // The emulator translates code per address: programs that lie elsewhere each time are translated each time (adr/0011).
+    if (!kvm && !launch.randomize_emulated) append += " norandmaps";
     if (launch.tsc_khz > 0) append += " tsc_early_khz=" + std::to_string(launch.tsc_khz);
 
     add({"qemu-system-x86_64",

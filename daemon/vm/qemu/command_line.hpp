@@ -32,6 +32,7 @@ struct Launch {
     std::uint64_t disk_bytes = 0;  // virtual size; the overlay may be little larger
     std::uint64_t tsc_khz = 0; // of the host; for an emulated guest
     bool verbose_kernel = false;
+    bool randomize_emulated = false;  // user-space address layout of an emulated guest; one on KVM always has its own
 };
 
 // Where QEMU finds the state to go on from.

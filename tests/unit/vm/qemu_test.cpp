@@ -136,7 +136,7 @@ on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
 -initrd
 /proc/self/fd/4
 -append
-console=ttyS0 reboot=t panic=-1 quiet tsc=reliable lapic_timer_khz=1000000 tsc_early_khz=2900000
+console=ttyS0 reboot=t panic=-1 quiet tsc=reliable lapic_timer_khz=1000000 norandmaps tsc_early_khz=2900000
 -add-fd
 set=1,fd=5
 -blockdev
