@@ -120,6 +120,8 @@ void Agent::run() {
 void Agent::run_once(bool wait) {
     epoll_event events[64];
     const bool busy = port_ && readable_;
+    // Nothing runs: now it keeps nobody waiting.
+    if (!busy && started_ && execs_.empty() && next_cgroup_.empty() && surroundings_.own_cgroups) make_next_cgroup();
     const int count = ::epoll_wait(epoll_.get(), events, 64, wait && !busy ? -1 : 0);
     for (int i = 0; i < count; ++i) on_event(events[i].data.u64);
     if (port_) read_port();
@@ -164,6 +166,19 @@ void Agent::reap() {
                 break;
             }
     remove_left_cgroups();
+}
+
+void Agent::make_next_cgroup() {
+    next_cgroup_ = std::string(exec_cgroups) + "/exec-" + std::to_string(++cgroups_made_);
+    // Where this fails, the command that opens it says so.
+    if (::mkdir(next_cgroup_.c_str(), 0755) != 0) log("create " + next_cgroup_ + ": " + std::strerror(errno));
+}
+
+std::string Agent::take_cgroup() {
+    if (!surroundings_.own_cgroups) return {};
+    // Not there any more when somebody in the guest removed it.
+    if (next_cgroup_.empty() || ::access(next_cgroup_.c_str(), F_OK) != 0) make_next_cgroup();
+    return std::exchange(next_cgroup_, {});
 }
 
 void Agent::remove_left_cgroups() {
@@ -422,7 +437,7 @@ void Agent::on_exec(const Frame& frame) {
     Exec& exec = *execs_.emplace(frame.stream, std::make_unique<Exec>(frame.stream, static_cast<Poll&>(*this))).first->second;
     if (!started_) exec.fail(126, 0, failure_.empty() ? "the guest was not started" : failure_);
     else if (!good) exec.fail(126, EINVAL, "the command is malformed");
-    else exec.start(spec, base_env_, surroundings_.own_cgroups);
+    else exec.start(spec, base_env_, take_cgroup());
 }
 
 }  // namespace pyro::guest

@@ -170,8 +170,9 @@ void Exec::fail(int exit_code, int error_number, const std::string& what) {
     exit_pending = true;
 }
 
-void Exec::start(const ExecSpec& spec, const std::vector<std::string>& base_env, bool own_cgroup) {
+void Exec::start(const ExecSpec& spec, const std::vector<std::string>& base_env, std::string cgroup_path) {
     started_at_ = clock_ns(CLOCK_MONOTONIC);
+    cgroup_ = std::move(cgroup_path);
     for (Output& output : outputs_) output.end_pending = true;
     if (spec.argv.empty() || spec.argv.front().empty()) return fail(127, ENOENT, "the command is empty");
     const auto has_zero = [](const std::vector<std::string>& list) {
@@ -238,11 +239,7 @@ void Exec::start(const ExecSpec& spec, const std::vector<std::string>& base_env,
         plan.tty = tty_;
         Pipe failure = make_pipe();
         plan.failure = failure.write.get();
-        if (own_cgroup) {
-            cgroup_ = std::string(exec_cgroups) + "/exec-" + std::to_string(number_);
-            if (::mkdir(cgroup_.c_str(), 0755) != 0 && errno != EEXIST) throw Error::from_errno("create " + cgroup_);
-            cgroup = open_file(cgroup_, O_RDONLY | O_DIRECTORY);
-        }
+        if (!cgroup_.empty()) cgroup = open_file(cgroup_, O_RDONLY | O_DIRECTORY);
         const pid_t pid = fork_into(cgroup.get());
         if (pid < 0) throw Error::from_errno("fork");
         if (pid == 0) become(plan);

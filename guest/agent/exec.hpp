@@ -46,7 +46,7 @@ public:
     ~Exec();
 
     // Forks. A command that cannot be started has a status of `not_started` at once or when its exec failed.
-    void start(const proto::agent::ExecSpec& spec, const std::vector<std::string>& base_env, bool own_cgroup);
+    void start(const proto::agent::ExecSpec& spec, const std::vector<std::string>& base_env, std::string cgroup);
     void fail(int exit_code, int error_number, const std::string& what);
 
     void on_readable(Source stream);      // output
