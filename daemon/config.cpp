@@ -145,6 +145,17 @@ Config load_config(const std::string& file) {
             r.read("ca_file", registry.ca_file);
         });
     });
+    top.section("templates", [&](Section& s) {
+        s.read("enabled", config.templates.enabled);
+        s.read("after_pull", config.templates.after_pull);
+        s.read("memory_mib", config.templates.memory_mib, 64, 1 << 24);
+        s.read("disk_mib", config.templates.disk_mib, 64, 1 << 24);
+    });
+    top.section("spares", [&](Section& s) {
+        s.read("per_template", config.spares.per_template, 0, 1000);
+        s.read("total", config.spares.total, 0, 10000);
+        s.read("keep_seconds", config.spares.keep_seconds, 1, 86400);
+    });
     top.section("host_compat", [&](Section& s) { s.read("allow", config.host_compat.allow); });
     top.finish();
     const std::pair<const char*, const std::string*> paths[] = {

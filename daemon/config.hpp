@@ -53,6 +53,19 @@ struct Config {
     std::map<std::string, std::string> mirror;      // registry host -> registry to ask instead, "docker.io" = "127.0.0.1:5000"
     std::map<std::string, Registry> registries;     // [registry."host:port"] or [registry."host"]
 
+    struct Templates {
+        bool enabled = true;            // false: every VM boots a kernel of its own
+        bool after_pull = false;        // make one as soon as an environment was pulled; else with its first run
+        std::int64_t memory_mib = 2048; // of images held in memory
+        std::int64_t disk_mib = 8192;
+    } templates;
+
+    struct Spares {
+        std::int64_t per_template = 1;  // waiting after a use; 0: none
+        std::int64_t total = 8;
+        std::int64_t keep_seconds = 600;
+    } spares;
+
     struct HostCompat {
         bool allow = true;  // --allow-host-compat may be used
     } host_compat;

@@ -3,8 +3,8 @@
 #include "common/error.hpp"
 #include "daemon/config.hpp"
 #include "daemon/env/cache.hpp"
-#include "daemon/env/files.hpp"
 #include "daemon/io/loop.hpp"
+#include "daemon/prepare_host.hpp"
 #include "daemon/rpc/server.hpp"
 #include "daemon/service/services.hpp"
 #include "daemon/state/store.hpp"
@@ -17,20 +17,12 @@
 
 #include <nlohmann/json.hpp>
 
-#include <cerrno>
-#include <chrono>
 #include <csignal>
 #include <cstdio>
-#include <cstring>
 #include <filesystem>
 #include <iostream>
 
-#include <fcntl.h>
-#include <grp.h>
-#include <sys/resource.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 namespace pyro {
@@ -45,73 +37,6 @@ struct Options {
     std::string config;      // empty: the default, if it is there
     int ready_fd = -1;       // "ready\n" is written to it once clients are served, and it is closed
 };
-
-// Made if missing, with what is above it. Returns whether it was.
-bool make_directory(const std::string& path, mode_t mode) {
-    if (path.empty()) return false;
-    int failed = ::mkdir(path.c_str(), mode) == 0 ? 0 : errno;
-    if (failed == ENOENT && path != "/") {
-        make_directory(fs::path(path).parent_path(), 0755);
-        failed = ::mkdir(path.c_str(), mode) == 0 ? 0 : errno;
-    }
-    if (failed == EEXIST) return false;
-    if (failed != 0)
-        throw Error(ErrorCode::failed_precondition, "make " + path + ": " + std::strerror(failed), "run pyrod as root, or name another directory in its configuration");
-    if (::chmod(path.c_str(), mode) != 0) throw Error::from_errno("set the mode of " + path);
-    return true;
-}
-
-// The daemon's own: nobody else may have a say in what lies there.
-void make_own_directory(const std::string& path, mode_t mode) {
-    make_directory(path, mode);
-    const UniqueFd directory = open_file(path, O_RDONLY | O_DIRECTORY);
-    struct stat info{};
-    if (::fstat(directory.get(), &info) != 0) throw Error::from_errno("look at " + path);
-    if (info.st_uid != 0)
-        throw Error(ErrorCode::failed_precondition, path + " belongs to uid " + std::to_string(info.st_uid) + ", not to root",
-                    "name a directory of pyrod's own in its configuration, or: chown root: " + path);
-    if (::fchmod(directory.get(), mode) != 0) throw Error::from_errno("set the mode of " + path);
-}
-
-// Somebody else's directory, /run or a user's: it stays as it is, but nobody may put another file in the socket's place.
-void check_socket_directory(const std::string& path) {
-    if (make_directory(path, 0755)) return;
-    struct stat info{};
-    if (::stat(path.c_str(), &info) != 0) throw Error::from_errno("look at " + path);
-    if ((info.st_mode & S_IWOTH) != 0 && (info.st_mode & S_ISVTX) == 0)
-        throw Error(ErrorCode::failed_precondition, "anybody may replace files in " + path + ", the socket too", "chmod o-w " + path + ", or name another socket");
-}
-
-bool somebody_listens(const std::string& path) {
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    if (path.size() >= sizeof address.sun_path) return false;  // refused where it is bound
-    path.copy(address.sun_path, path.size());
-    const UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-    if (!fd) throw Error::from_errno("make a socket");
-    return ::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0 || errno == EAGAIN;
-}
-
-// One user's connections must not cost the others theirs: the limits that count are those of the configuration.
-void raise_descriptor_limit() {
-    rlimit files{};
-    if (::getrlimit(RLIMIT_NOFILE, &files) != 0) throw Error::from_errno("read the limit of open files");
-    files.rlim_cur = files.rlim_max;
-    if (::setrlimit(RLIMIT_NOFILE, &files) != 0) throw Error::from_errno("raise the limit of open files");
-}
-
-UniqueFd listen_for_clients(const Config& config) {
-    check_socket_directory(fs::path(config.socket).parent_path());
-    if (somebody_listens(config.socket))
-        throw Error(ErrorCode::failed_precondition, "another program serves " + config.socket, "stop it first, or name another socket in the configuration");
-    UniqueFd listening = io::listen_unix(config.socket, 0600);
-    const group* members = ::getgrnam(config.socket_group.c_str());
-    if (!members) std::fprintf(stderr, "pyrod: there is no group %s: only root may connect; make it with: groupadd --system %s\n",
-                               config.socket_group.c_str(), config.socket_group.c_str());
-    if (::lchown(config.socket.c_str(), 0, members ? members->gr_gid : 0) != 0) throw Error::from_errno("set the owner of " + config.socket);
-    if (::chmod(config.socket.c_str(), 0660) != 0) throw Error::from_errno("set the mode of " + config.socket);
-    return listening;
-}
 
 // The last of the range is the trial guest's, nobody else's: nobody's own uid, 65534, may have processes of others.
 uid_t probe_uid(const Config& config) { return static_cast<uid_t>(config.guest.uid_last); }
@@ -158,6 +83,13 @@ vm::RegistryConfig registry_config(const Config& config) {
     out.limits.machines_per_user = config.limits.vms_per_user;
     out.limits.mem_mib = config.limits.mem_mib;
     out.limits.mem_mib_per_user = config.limits.mem_mib_per_user;
+    out.templates.directory = config.state_dir + "/templates";
+    out.templates.enabled = config.templates.enabled;
+    out.templates.memory_bytes = static_cast<std::uint64_t>(config.templates.memory_mib) << 20;
+    out.templates.disk_bytes = static_cast<std::uint64_t>(config.templates.disk_mib) << 20;
+    out.spares.per_key = static_cast<std::size_t>(config.spares.per_template);
+    out.spares.total = static_cast<std::size_t>(config.spares.total);
+    out.spares.keep = std::chrono::seconds(config.spares.keep_seconds);
     return out;
 }
 
@@ -181,18 +113,6 @@ void say_ready(int fd) {
     write_all(ready.get(), "ready\n");
 }
 
-// Each is its user's, who may hinder that: it costs space, not the start.
-void remove_sandboxes(const std::string& directory) {
-    const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(10);
-    for (const std::string& name : env::names_in(directory)) {
-        try {
-            env::remove_tree(directory + "/" + name, until);
-        } catch (const Error& e) {
-            std::fprintf(stderr, "pyrod: the tree of an old sandbox stays: %s\n", e.message().c_str());
-        }
-    }
-}
-
 io::Task<void> serve(const Config& config, const Options& options, state::Store& store, const std::string& instance) {
     const io::Executor executor = co_await io::this_executor();
     io::Signals signals(executor, {SIGTERM, SIGINT});
@@ -209,9 +129,8 @@ io::Task<void> serve(const Config& config, const Options& options, state::Store&
     const std::vector<std::string> scopes = supervisor->scopes();
     for (const std::string& scope : scopes)
         if (!scope.starts_with("vm-")) co_await supervisor->remove(scope, std::stop_token());
-    const std::string sandboxes = config.state_dir + "/compat";
-    make_own_directory(sandboxes, 0711);
-    remove_sandboxes(sandboxes);
+    const std::string sandboxes = sandbox_directory(config);
+    remove_old_sandboxes(sandboxes);
     co_await environments.start();
     co_await machines.reconcile();
 
@@ -241,10 +160,7 @@ int run(const Options& options) {
     const Config config = named || fs::exists(file) ? load_config(file) : Config();
     if (::geteuid() != 0) throw Error(ErrorCode::failed_precondition, "pyrod needs root: it starts VMs as users of their own", "sudo pyrod, or scripts/dev-daemon start");
     raise_descriptor_limit();
-    make_own_directory(config.state_dir, 0711);
-    make_own_directory(config.state_dir + "/vm", 0700);
-    make_own_directory(config.run_dir, 0755);
-    make_own_directory(config.run_dir + "/vm", 0700);
+    make_directories(config);
     const std::string instance = Digest::of(fs::canonical(config.state_dir).string()).hex().substr(0, 8);
     state::Store store({config.state_dir, config.run_dir});
     io::Loop loop;

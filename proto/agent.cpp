@@ -106,7 +106,7 @@ template <class C, record_of<Attach> T>
 void describe(C& c, T& r) { c.list(r.resume, max_execs); }
 template <class C, record_of<Identity> T>
 void describe(C& c, T& r) {
-    c(r.hostname, 64), c(r.machine_id, 32), c(r.entropy, 512), c(r.wall_clock_ns), c.list(r.env, max_list), c(r.resolv_conf, 4096);
+    c(r.hostname, 64), c(r.machine_id, 32), c(r.boot_id, 36), c(r.entropy, 512), c(r.wall_clock_ns), c.list(r.env, max_list), c(r.resolv_conf, 4096);
 }
 template <class C, record_of<ExecSpec> T>
 void describe(C& c, T& r) {

@@ -40,7 +40,7 @@ inline constexpr char port_name[] = "pyro.agent";       // of the virtio-serial 
 enum class FrameType : std::uint8_t {
     // Host to guest.
     attach = 1,     // first frame of a connection: Attach. Everything before it is void.
-    start,          // Identity. May come again, when a guest was restored from an image.
+    start,          // Identity; `offset` is its number. May come again, when a guest was restored from an image.
     exec_part,      // ExecSpec bytes at `offset`, more follow
     exec,           // the last ExecSpec bytes: run it. A number already known is ignored.
     input,          // stdin bytes at `offset`
@@ -51,14 +51,16 @@ enum class FrameType : std::uint8_t {
     ack,            // payload u8 Output: the host has taken all bytes before `offset`
     release,        // the host knows the end of this exec; the agent forgets it
     shutdown,       // end all commands, unmount, power off
+    sync,           // write everything to the disk that is not there yet
     // Guest to host.
     hello = 32,     // answers attach: Hello
-    ready,          // answers start: the root is mounted and the identity applied; or Failure
+    ready,          // answers the start of that number in `offset`: the root is mounted and the identity applied; or Failure
     started,        // Started
     output,         // payload u8 Output, then bytes at `offset`
     output_end,     // payload u8 Output: the stream ends at `offset`
     exited,         // ExitStatus: the main process is gone
     input_ack,      // stdin bytes before `offset` reached the command; payload u8, 1 when it takes no more
+    synced,         // answers sync
 };
 
 enum class Output : std::uint8_t { out = 1, err = 2 };
@@ -118,6 +120,7 @@ struct Attach {
 struct Identity {
     std::string hostname;             // empty: keep
     std::string machine_id;           // 32 hex digits, or empty
+    std::string boot_id;              // as the kernel spells one, 8-4-4-4-12 hex digits; empty: keep
     std::string entropy;              // stirred into the kernel's pool and credited
     std::uint64_t wall_clock_ns = 0;  // since 1970; 0: keep
     std::vector<std::string> env;     // NAME=value, for every command, under its own

@@ -155,9 +155,9 @@ template <class M> struct member;
 template <class R, class T> struct member<T R::*> { using record = R; using type = T; };
 }  // namespace detail
 
-template <auto Member>
+// `R` is the record itself where the member is one of its bases'.
+template <auto Member, class R = typename detail::member<decltype(Member)>::record>
 constexpr FieldInfo field(std::string_view name, std::string_view doc, FieldOptions options = {}) {
-    using R = typename detail::member<decltype(Member)>::record;
     using T = typename detail::member<decltype(Member)>::type;
     return FieldInfo{name, doc, options, &type_of<T>,
                      [](const void* r) -> const void* { return &(static_cast<const R*>(r)->*Member); },

@@ -21,6 +21,11 @@ struct SystemStatusResult {
     std::int64_t boots = 0;
     std::int64_t boots_retried = 0;
     std::int64_t boots_failed = 0;
+    std::int64_t starts_restored = 0;
+    std::int64_t starts_spare = 0;
+    std::int64_t templates = 0;
+    std::int64_t template_mem_mib = 0;
+    std::int64_t spares = 0;
     static constexpr auto fields() {
         return std::array{
             field<&SystemStatusResult::version>("version", "Version of the daemon"),
@@ -32,7 +37,12 @@ struct SystemStatusResult {
             field<&SystemStatusResult::mem_mib_max>("mem_mib_max", "How much may be given out, in MiB"),
             field<&SystemStatusResult::boots>("boots", "Guests booted since the daemon started"),
             field<&SystemStatusResult::boots_retried>("boots_retried", "Boots that needed another attempt"),
-            field<&SystemStatusResult::boots_failed>("boots_failed", "Boots that failed for good")};
+            field<&SystemStatusResult::boots_failed>("boots_failed", "Boots that failed for good"),
+            field<&SystemStatusResult::starts_restored>("starts_restored", "Of the guests booted, those that went on from a memory image"),
+            field<&SystemStatusResult::starts_spare>("starts_spare", "Of the guests booted, those that had been waiting"),
+            field<&SystemStatusResult::templates>("templates", "Memory images there are"),
+            field<&SystemStatusResult::template_mem_mib>("template_mem_mib", "Memory that images take, in MiB"),
+            field<&SystemStatusResult::spares>("spares", "VMs that wait for somebody")};
     }
 };
 struct SystemStatus {

@@ -7,6 +7,10 @@ namespace pyro::proto {
 enum class ExecutionMode { guest_kvm, guest_tcg, host_compat };
 constexpr auto enum_names(ExecutionMode) { return std::array<std::string_view, 3>{"guest_kvm", "guest_tcg", "host_compat"}; }
 
+// How a VM got going: a boot of its own, from a memory image of one that had booted, or from a clone of that which was waiting.
+enum class StartKind { cold, restored, spare };
+constexpr auto enum_names(StartKind) { return std::array<std::string_view, 3>{"cold", "restored", "spare"}; }
+
 enum class VmState { creating, booting, running, stopping, stopped, failed };
 constexpr auto enum_names(VmState) {
     return std::array<std::string_view, 6>{"creating", "booting", "running", "stopping", "stopped", "failed"};
@@ -25,58 +29,29 @@ inline constexpr FieldOptions argv{.cli = Cli::rest, .value = "CMD", .max = 4096
 inline constexpr FieldOptions hidden_command{.cli = Cli::none, .min = 1, .max = 131072};
 }  // namespace limits
 
-// What several requests or answers have in common: each list of fields stands once, every record stays flat.
-template <class R>
-constexpr auto sizing_fields() {
-    return std::array{
-        field<&R::vcpu_count>("vcpu_count", "Virtual CPUs", limits::vcpus),
-        field<&R::mem_mib>("mem_mib", "Memory in MiB", limits::memory),
-        field<&R::disk_gib>("disk_gib", "Disk size in GiB", limits::disk),
-        field<&R::ttl_seconds>("ttl_seconds", "Time after which the VM is removed whatever it does", limits::ttl),
-        field<&R::network>("network", "Give the VM a network, where this host's configuration allows one", limits::flag),
-        field<&R::allow_host_compat>("allow_host_compat", "Where no guest can boot, use a sandbox on the host instead of failing", limits::flag)};
-}
-template <class R>
-constexpr auto command_fields() {
-    return std::array{
-        field<&R::argv>("argv", "Command and its arguments, run as they are; none: the image's command", limits::argv),
-        field<&R::command>("command", "Command line, run by /bin/sh -lc; instead of argv", limits::hidden_command),
-        field<&R::timeout_seconds>("timeout_seconds", "Time the command may take from its start in the guest; 0: none", limits::command_timeout),
-        field<&R::interactive>("interactive", "Pass on standard input", {.short_flag = 'i', .defaulted = true}),
-        field<&R::tty>("tty", "Give the command a terminal", {.short_flag = 't', .defaulted = true}),
-        field<&R::env>("env", "Set an environment variable", {.short_flag = 'e', .value = "K=V", .max = 1024, .defaulted = true}),
-        field<&R::workdir>("workdir", "Directory to start in; default: the image's", {.short_flag = 'w', .value = "DIR", .min = 1, .max = 4096}),
-        field<&R::user>("user", "User to run as, name or uid[:gid]; default: the image's", {.short_flag = 'u', .value = "USER", .min = 1, .max = 256}),
-        field<&R::cols>("cols", "Width of the terminal", {.cli = Cli::none, .min = 1, .max = 1000, .defaulted = true}),
-        field<&R::rows>("rows", "Height of the terminal", {.cli = Cli::none, .min = 1, .max = 1000, .defaulted = true})};
-}
-template <class R>
-constexpr auto outcome_fields() {
-    return std::array{
-        field<&R::vm_id>("vm_id", "The VM it ran in"),
-        field<&R::exit_code>("exit_code", "The command's exit status; absent if a signal or a time-out ended it"),
-        field<&R::signal>("signal", "Number of the signal that ended it"),
-        field<&R::exec_error>("exec_error", "Why the command could not be executed; exit_code is then 126 or 127"),
-        field<&R::timed_out>("timed_out", "Whether timeout_seconds ended it"),
-        field<&R::oom>("oom", "Whether the guest ran out of memory and killed it"),
-        field<&R::duration_ms>("duration_ms", "From its start to its end in the guest, in milliseconds"),
-        field<&R::execution_mode>("execution_mode", "guest_kvm and guest_tcg: a VM, with and without hardware virtualisation; host_compat: a sandbox on the host"),
-        field<&R::environment>("environment", "Environment as named in the request"),
-        field<&R::environment_digest>("environment_digest", "Identity of the environment it ran on")};
-}
-
-struct VmRunParams {
-    static constexpr std::string_view doc = "Start a microVM from an environment, run one command in it, and clean it up.";
-    std::string environment;
-    std::vector<std::string> argv;
-    std::optional<std::string> command;
+// What several requests or answers have in common, with its fields; every record stays flat on the wire.
+struct VmSizing {
     std::int64_t vcpu_count = 1;
     std::int64_t mem_mib = 1024;
     std::int64_t disk_gib = 8;
-    std::int64_t timeout_seconds = 30;
     std::int64_t ttl_seconds = 600;
     bool network = false;
     bool allow_host_compat = false;
+    template <class R>
+    static constexpr auto fields_in() {
+        return std::array{
+            field<&VmSizing::vcpu_count, R>("vcpu_count", "Virtual CPUs", limits::vcpus),
+            field<&VmSizing::mem_mib, R>("mem_mib", "Memory in MiB", limits::memory),
+            field<&VmSizing::disk_gib, R>("disk_gib", "Disk size in GiB", limits::disk),
+            field<&VmSizing::ttl_seconds, R>("ttl_seconds", "Time after which the VM is removed whatever it does", limits::ttl),
+            field<&VmSizing::network, R>("network", "Give the VM a network, where this host's configuration allows one", limits::flag),
+            field<&VmSizing::allow_host_compat, R>("allow_host_compat", "Where no guest can boot, use a sandbox on the host instead of failing", limits::flag)};
+    }
+};
+struct VmCommand {
+    std::vector<std::string> argv;
+    std::optional<std::string> command;
+    std::int64_t timeout_seconds = 30;
     bool interactive = false;
     bool tty = false;
     std::map<std::string, std::string> env;
@@ -84,51 +59,80 @@ struct VmRunParams {
     std::optional<std::string> user;
     std::int64_t cols = 80;
     std::int64_t rows = 24;
-    static constexpr auto fields() {
-        return join(std::array{field<&VmRunParams::environment>("environment", "Catalog name or OCI reference", limits::environment)},
-                    sizing_fields<VmRunParams>(), command_fields<VmRunParams>());
+    template <class R>
+    static constexpr auto fields_in() {
+        return std::array{
+            field<&VmCommand::argv, R>("argv", "Command and its arguments, run as they are; none: the image's command", limits::argv),
+            field<&VmCommand::command, R>("command", "Command line, run by /bin/sh -lc; instead of argv", limits::hidden_command),
+            field<&VmCommand::timeout_seconds, R>("timeout_seconds", "Time the command may take from its start in the guest; 0: none", limits::command_timeout),
+            field<&VmCommand::interactive, R>("interactive", "Pass on standard input", {.short_flag = 'i', .defaulted = true}),
+            field<&VmCommand::tty, R>("tty", "Give the command a terminal", {.short_flag = 't', .defaulted = true}),
+            field<&VmCommand::env, R>("env", "Set an environment variable", {.short_flag = 'e', .value = "K=V", .max = 1024, .defaulted = true}),
+            field<&VmCommand::workdir, R>("workdir", "Directory to start in; default: the image's", {.short_flag = 'w', .value = "DIR", .min = 1, .max = 4096}),
+            field<&VmCommand::user, R>("user", "User to run as, name or uid[:gid]; default: the image's", {.short_flag = 'u', .value = "USER", .min = 1, .max = 256}),
+            field<&VmCommand::cols, R>("cols", "Width of the terminal", {.cli = Cli::none, .min = 1, .max = 1000, .defaulted = true}),
+            field<&VmCommand::rows, R>("rows", "Height of the terminal", {.cli = Cli::none, .min = 1, .max = 1000, .defaulted = true})};
     }
 };
-
-struct ExecResult {
-    static constexpr std::string_view doc = "How a command ended. Its output came over the attach connection; the counts say how much.";
+struct VmOutcome {
     std::string vm_id;
     std::optional<std::int64_t> exit_code;
     std::optional<std::int64_t> signal;
+    std::optional<std::string> exec_error;
     bool timed_out = false;
     bool oom = false;
     std::int64_t duration_ms = 0;
     ExecutionMode execution_mode = ExecutionMode::guest_tcg;
+    std::optional<StartKind> start;
     std::string environment;
     std::string environment_digest;
+    template <class R>
+    static constexpr auto fields_in() {
+        return std::array{
+            field<&VmOutcome::vm_id, R>("vm_id", "The VM it ran in"),
+            field<&VmOutcome::exit_code, R>("exit_code", "The command's exit status; absent if a signal or a time-out ended it"),
+            field<&VmOutcome::signal, R>("signal", "Number of the signal that ended it"),
+            field<&VmOutcome::exec_error, R>("exec_error", "Why the command could not be executed; exit_code is then 126 or 127"),
+            field<&VmOutcome::timed_out, R>("timed_out", "Whether timeout_seconds ended it"),
+            field<&VmOutcome::oom, R>("oom", "Whether the guest ran out of memory and killed it"),
+            field<&VmOutcome::duration_ms, R>("duration_ms", "From its start to its end in the guest, in milliseconds"),
+            field<&VmOutcome::execution_mode, R>("execution_mode", "guest_kvm and guest_tcg: a VM, with and without hardware virtualisation; host_compat: a sandbox on the host"),
+            field<&VmOutcome::start, R>("start", "cold: the VM booted; restored: it went on from a memory image; spare: it was waiting"),
+            field<&VmOutcome::environment, R>("environment", "Environment as named in the request"),
+            field<&VmOutcome::environment_digest, R>("environment_digest", "Identity of the environment it ran on")};
+    }
+};
+
+struct VmRunParams : VmSizing, VmCommand {
+    static constexpr std::string_view doc = "Start a microVM from an environment, run one command in it, and clean it up.";
+    std::string environment;
+    StartKind start = StartKind::spare;
+    static constexpr auto fields() {
+        return join(std::array{field<&VmRunParams::environment>("environment", "Catalog name or OCI reference", limits::environment)},
+                    VmSizing::fields_in<VmRunParams>(), VmCommand::fields_in<VmRunParams>(),
+                    std::array{field<&VmRunParams::start>("start", "The fastest way to start that may be used; cold boots a kernel of its own", {.defaulted = true})});
+    }
+};
+
+struct ExecResult : VmOutcome {
+    static constexpr std::string_view doc = "How a command ended. Its output came over the attach connection; the counts say how much.";
     std::int64_t stdout_bytes = 0;
     std::int64_t stderr_bytes = 0;
-    std::optional<std::string> exec_error;
     static constexpr auto fields() {
-        return join(outcome_fields<ExecResult>(),
+        return join(fields_in<ExecResult>(),
                     std::array{field<&ExecResult::stdout_bytes>("stdout_bytes", "Bytes sent on stream 1; read that many before closing"),
                                field<&ExecResult::stderr_bytes>("stderr_bytes", "Bytes sent on stream 2")});
     }
 };
 
 // What clients make of an ExecResult and the streams they read: `run --json`, MCP and the SDK answer with this.
-struct RunReport {
+struct RunReport : VmOutcome {
     static constexpr std::string_view doc = "A finished command with its output.";
-    std::string vm_id;
-    std::optional<std::int64_t> exit_code;
-    std::optional<std::int64_t> signal;
-    bool timed_out = false;
-    bool oom = false;
     bool truncated = false;
-    std::int64_t duration_ms = 0;
-    ExecutionMode execution_mode = ExecutionMode::guest_tcg;
-    std::string environment;
-    std::string environment_digest;
     std::string stdout_text;
     std::string stderr_text;
-    std::optional<std::string> exec_error;
     static constexpr auto fields() {
-        return join(outcome_fields<RunReport>(),
+        return join(fields_in<RunReport>(),
                     std::array{field<&RunReport::truncated>("truncated", "Whether the middle of stdout or stderr was left out"),
                                field<&RunReport::stdout_text>("stdout", "Standard output; invalid UTF-8 replaced"),
                                field<&RunReport::stderr_text>("stderr", "Standard error; invalid UTF-8 replaced")});
@@ -173,18 +177,12 @@ struct VmInfo {
     }
 };
 
-struct VmCreateParams {
+struct VmCreateParams : VmSizing {
     static constexpr std::string_view doc = "Create a VM from an environment without starting it. It lives until exec, delete or its TTL.";
     std::string environment;
-    std::int64_t vcpu_count = 1;
-    std::int64_t mem_mib = 1024;
-    std::int64_t disk_gib = 8;
-    std::int64_t ttl_seconds = 600;
-    bool network = false;
-    bool allow_host_compat = false;
     static constexpr auto fields() {
         return join(std::array{field<&VmCreateParams::environment>("environment", "Catalog name or OCI reference", limits::environment)},
-                    sizing_fields<VmCreateParams>());
+                    fields_in<VmCreateParams>());
     }
 };
 struct VmCreate {
@@ -206,21 +204,11 @@ struct VmStart {
     static constexpr Traits traits{.cli = "vm start", .mcp = "vm_start", .sdk = "start_vm"};
 };
 
-struct VmExecParams {
+struct VmExecParams : VmCommand {
     static constexpr std::string_view doc = "Run one command in a VM, starting it if needed; the VM is removed afterwards.";
     std::string vm_id;
-    std::vector<std::string> argv;
-    std::optional<std::string> command;
-    std::int64_t timeout_seconds = 30;
-    bool interactive = false;
-    bool tty = false;
-    std::map<std::string, std::string> env;
-    std::optional<std::string> workdir;
-    std::optional<std::string> user;
-    std::int64_t cols = 80;
-    std::int64_t rows = 24;
     static constexpr auto fields() {
-        return join(std::array{field<&VmExecParams::vm_id>("vm_id", "The VM", limits::vm_id)}, command_fields<VmExecParams>());
+        return join(std::array{field<&VmExecParams::vm_id>("vm_id", "The VM", limits::vm_id)}, fields_in<VmExecParams>());
     }
 };
 struct VmExec {

@@ -55,7 +55,10 @@ int demo_command(const Invocation& call) {
     Connection daemon({socket});
     DemoSteps steps(as_json);
     const auto vm = steps.take("create", [&] {
-        auto created = daemon.call<proto::VmCreate>({.environment = wanted.environment, .ttl_seconds = 120}, options);
+        proto::VmCreateParams params;
+        params.environment = wanted.environment;
+        params.ttl_seconds = 120;
+        auto created = daemon.call<proto::VmCreate>(params, options);
         progress.clear();
         return created;
     });

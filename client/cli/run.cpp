@@ -29,19 +29,12 @@ std::string run_footer(const proto::ExecResult& result) {
 }
 
 proto::RunReport report_of(const proto::ExecResult& result, const Capture& out, const Capture& err) {
-    return {.vm_id = result.vm_id,
-            .exit_code = result.exit_code,
-            .signal = result.signal,
-            .timed_out = result.timed_out,
-            .oom = result.oom,
-            .truncated = out.truncated() || err.truncated(),
-            .duration_ms = result.duration_ms,
-            .execution_mode = result.execution_mode,
-            .environment = result.environment,
-            .environment_digest = result.environment_digest,
-            .stdout_text = out.text(),
-            .stderr_text = err.text(),
-            .exec_error = result.exec_error};
+    proto::RunReport report;
+    static_cast<proto::VmOutcome&>(report) = result;
+    report.truncated = out.truncated() || err.truncated();
+    report.stdout_text = out.text();
+    report.stderr_text = err.text();
+    return report;
 }
 
 namespace {

@@ -82,14 +82,14 @@ struct SessionState {
 struct ChannelState : std::enable_shared_from_this<ChannelState> {
     ChannelState(io::Executor executor_, io::Stream connected)
         : executor(executor_), stream(std::move(connected)), connection(draw_connection()), decoder(connection), group(executor),
-          work(executor), hello_event(executor), ready_event(executor), gone_event(executor) {}
+          work(executor), hello_event(executor), ready_event(executor), synced_event(executor), gone_event(executor) {}
 
     io::Executor executor;
     io::Stream stream;
     std::uint64_t connection;
     wire::FrameDecoder decoder;
     io::TaskGroup group;
-    io::Event work, hello_event, ready_event, gone_event;
+    io::Event work, hello_event, ready_event, synced_event, gone_event;
     std::string control;  // whole frames
     std::map<std::uint32_t, std::shared_ptr<SessionState>> sessions;
     std::uint32_t next_id = 1;
@@ -97,7 +97,9 @@ struct ChannelState : std::enable_shared_from_this<ChannelState> {
     bool resumed = false;
     bool closed = false;
     std::optional<Hello> hello;
-    std::optional<wire::Failure> readiness;
+    std::uint64_t starts = 0;
+    std::optional<wire::Failure> readiness;  // of the last start
+    std::uint64_t syncs_asked = 0, syncs_done = 0;
     std::optional<Error> failure;
     std::uint64_t progress = 0;
     std::uint64_t discarded_before_hello = 0;
@@ -117,7 +119,7 @@ struct ChannelState : std::enable_shared_from_this<ChannelState> {
     void fail(Error error) {
         if (!failure) failure = std::move(error);
         for (auto& [id, session] : sessions) session->wake();
-        hello_event.set(), ready_event.set(), gone_event.set(), work.set();
+        hello_event.set(), ready_event.set(), synced_event.set(), gone_event.set(), work.set();
     }
 
     std::string next_batch();
@@ -273,8 +275,15 @@ void ChannelState::on_frame(const Frame& frame) {
     if (frame.type == FrameType::ready) {
         wire::Failure said;
         if (!wire::decode(frame.payload, said)) throw broke_protocol("a malformed answer to start");
+        if (frame.offset > starts) throw broke_protocol("an answer to a start it was not sent");
+        if (frame.offset < starts) return;
         readiness = std::move(said);
         ready_event.set();
+        return;
+    }
+    if (frame.type == FrameType::synced) {
+        if (++syncs_done > syncs_asked) throw broke_protocol("an answer to a sync it was not sent");
+        synced_event.set();
         return;
     }
     const auto found = sessions.find(frame.stream);
@@ -426,7 +435,9 @@ Channel::~Channel() = default;
 
 void Channel::start(const Identity& identity) {
     state_->check();
-    state_->send(FrameType::start, 0, 0, wire::encode(identity));
+    state_->readiness.reset();
+    state_->ready_event.reset();
+    state_->send(FrameType::start, 0, ++state_->starts, wire::encode(identity));
 }
 
 std::shared_ptr<ExecSession> Channel::exec(const ExecSpec& spec) {
@@ -471,6 +482,17 @@ io::Task<void> Channel::ready(std::stop_token stop) {
     if (!state->readiness->message.empty()) throw Error(ErrorCode::guest_failed, "the guest could not start: " + state->readiness->message);
 }
 
+io::Task<void> Channel::sync(std::stop_token stop) {
+    const std::shared_ptr<ChannelState> state = state_;
+    state->send(FrameType::sync, 0, 0);
+    const std::uint64_t wanted = ++state->syncs_asked;
+    while (state->syncs_done < wanted) {
+        state->check();
+        state->synced_event.reset();
+        co_await state->synced_event.wait(stop);
+    }
+}
+
 io::Task<void> Channel::shutdown(std::stop_token stop) {
     const std::shared_ptr<ChannelState> state = state_;
     state->send(FrameType::shutdown, 0, 0);
@@ -489,7 +511,7 @@ io::Task<void> Channel::close() {
     state->stream.close();
     co_await state->group.join();
     for (auto& [id, session] : state->sessions) session->wake();
-    state->hello_event.set(), state->ready_event.set(), state->gone_event.set();
+    state->hello_event.set(), state->ready_event.set(), state->synced_event.set(), state->gone_event.set();
 }
 
 std::uint64_t Channel::progress() const noexcept { return state_->progress; }

@@ -79,6 +79,7 @@ public:
     Channel(const Channel&) = delete;
     Channel& operator=(const Channel&) = delete;
 
+    // May come again for a guest that goes on from an image.
     void start(const Identity& identity);
     // May be called at once, or after hello() where there is a resumption.
     // Error(invalid_argument) over max_spec, (quota_exceeded) over max_execs.
@@ -87,8 +88,10 @@ public:
     std::shared_ptr<ExecSession> adopt(std::uint32_t id);
 
     io::Task<Hello> hello(std::stop_token stop);
-    // The identity was applied and the root disk is there; Error(guest_failed) with the guest's reason otherwise.
+    // The last identity was applied and the root disk is there; Error(guest_failed) with the guest's reason otherwise.
     io::Task<void> ready(std::stop_token stop);
+    // All that was written in the guest is on its disk.
+    io::Task<void> sync(std::stop_token stop);
     // Asks the guest to end everything, unmount and power off; returns when its end of the channel is gone.
     io::Task<void> shutdown(std::stop_token stop);
     io::Task<void> gone(std::stop_token stop);  // the connection ended, for whatever reason

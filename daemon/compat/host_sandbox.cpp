@@ -52,8 +52,7 @@ HostSandbox::HostSandbox(supervise::Supervisor& supervisor, io::Executor executo
 HostSandbox::~HostSandbox() = default;
 
 io::Task<std::shared_ptr<HostSandbox>> HostSandbox::start(supervise::Supervisor& supervisor, io::Executor executor, SandboxPlan plan) {
-    if (plan.peer.uid == 0)
-        throw Error(ErrorCode::failed_precondition, "the sandbox on the host is not for root", "run pyro as an ordinary user of group pyro, or mend what keeps guests from booting: pyro doctor");
+    PYRO_CHECK(plan.peer.uid != 0);
     supervise::Command command;
     command.path = plan.bubblewrap;
     command.argv = bubblewrap_arguments(plan);
@@ -92,8 +91,8 @@ io::Task<std::shared_ptr<HostSandbox>> HostSandbox::start(supervise::Supervisor&
     scope.name = plan.id;
     scope.tasks_max = 4096;
     scope.memory_max = plan.memory_max;
-    std::function<void(const supervise::ProcessIdentity&)> nothing_to_record = [](const supervise::ProcessIdentity&) {};
-    sandbox->process_ = co_await supervisor.spawn(std::move(command), std::move(scope), std::move(nothing_to_record));
+    std::function<void(const supervise::ProcessIdentity&)> unrecorded;  // it dies with the daemon, so nobody looks for it
+    sandbox->process_ = co_await supervisor.spawn(std::move(command), std::move(scope), std::move(unrecorded));
     sandbox->started_ns_ = clock_ns(CLOCK_MONOTONIC);
     sandbox->open_outputs_ = sandbox->stderr_ ? 2 : 1;
     sandbox->tasks_.spawn(sandbox->pump(*sandbox->stdout_, proto::agent::Output::out));

@@ -15,7 +15,7 @@ struct SandboxPlan {
     std::string id;                 // names the scope
     std::string bubblewrap;
     std::string root;               // the unpacked tree: the peer's own directory, for this command alone
-    supervise::Credentials peer;    // who asked; never uid 0
+    supervise::Credentials peer;    // who asked; never root, which the caller has refused
     agent::ExecSpec command;        // its user is not looked at: the sandbox has one
     std::uint64_t memory_max = 0;   // bytes, its file systems in memory included; 0: no limit
     std::uint64_t file_max = 0;     // bytes of one file; 0: no limit
@@ -28,7 +28,7 @@ std::vector<std::string> bubblewrap_arguments(const SandboxPlan& plan);
 // Owns the process and its pipes, or its terminal. Looks like an agent::ExecSession to whoever streams it.
 class HostSandbox {
 public:
-    // Error(failed_precondition) for uid 0 and where bubblewrap cannot be executed.
+    // Error(failed_precondition) where bubblewrap cannot be executed.
     static io::Task<std::shared_ptr<HostSandbox>> start(supervise::Supervisor& supervisor, io::Executor executor, SandboxPlan plan);
     ~HostSandbox();
 

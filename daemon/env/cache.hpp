@@ -1,7 +1,6 @@
-// The environment cache: what is installed, how it gets there, and what may go.
+// The environment cache: what is installed, under which names, who holds it, and what may go.
 #pragma once
 #include <cstdint>
-#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -10,44 +9,17 @@
 #include <vector>
 
 #include "daemon/env/catalog.hpp"
+#include "daemon/env/installer.hpp"
 #include "daemon/env/manifest.hpp"
+#include "daemon/env/options.hpp"
+#include "daemon/env/pulls.hpp"
 #include "daemon/env/worker.hpp"
 #include "daemon/io/event.hpp"
 #include "daemon/io/offload.hpp"
-#include "daemon/io/task_group.hpp"
 #include "daemon/state/store.hpp"
 #include "daemon/supervise/supervisor.hpp"
 
 namespace pyro::env {
-
-// What the configuration allows of one registry.
-struct RegistrySettings {
-    bool plain_http = false;
-    bool allow_private = false;  // loopback, private, carrier and link-local addresses
-    std::string ca_file;         // PEM; empty: the system's certificates alone
-};
-
-struct CacheOptions {
-    std::string state_directory;  // blobs/, environments/, ingest/, downloads/ are made below
-    std::string image_worker;     // pyro-image
-    std::string mmdebstrap;
-    std::vector<Source> sources = {Source::registry, Source::debian_archive};  // tried in this order while one cannot be reached
-    std::map<std::string, std::string> mirrors;             // registry host -> "host:port" or "http://host:port" to ask instead
-    std::map<std::string, RegistrySettings> registries;     // by "host" or "host:port"
-    std::uint64_t max_image_bytes = 16ull << 30;            // of layers, packed; unpacked four times that
-    std::uint64_t disk_bytes = 8ull << 30;                  // of a root image; larger where the content needs it
-    std::size_t concurrent_pulls = 4;
-    // A uid for one job's workers: nobody else's until `held` goes. A daemon that runs as root must have it; without
-    // privileges the workers run as the daemon's own user.
-    struct ClaimedUid {
-        uid_t uid = 0;
-        std::shared_ptr<void> held;
-    };
-    std::function<ClaimedUid(const std::string& job)> claim_uid;
-    uid_t sub_first = 2065536;                              // 65535 ids for the namespace of the Debian archive's packages
-    std::int64_t connect_seconds = 10, low_speed_seconds = 30;
-    int attempts = 5, retry_base_ms = 500;                  // of one request; the wait doubles
-};
 
 // Protects an environment from prune and replacement of what it holds while somebody uses it.
 class Lease {
@@ -95,7 +67,7 @@ struct PruneOutcome {
 };
 
 // Called on the domain thread. Everything that is visible in environments/ came there by one rename of a whole directory;
-// a reference leads to it only after that. Owns the jobs that fetch and build; close() ends them.
+// a reference leads to it only after that. Owns the pulls; close() ends them.
 class EnvironmentCache {
 public:
     EnvironmentCache(io::Executor executor, supervise::Supervisor& supervisor, state::Store& store, io::WorkerPool& pool, CacheOptions options);
@@ -115,7 +87,7 @@ public:
     // The installed environment of that digest, for who has a record that names it. Throws environment_invalid when it is not whole.
     io::Task<Lease> hold(std::string digest, std::stop_token stop);
     // The tree of an environment, unpacked from its layers into `directory`, which is empty and belongs to `owner`: without
-    // devices, setuid or other owners. Throws failed_precondition for what has no layers.
+    // devices, setuid or other owners.
     io::Task<void> unpack(const Lease& environment, std::string job_id, std::string directory, supervise::Credentials owner, ProgressSink progress,
                           std::stop_token stop);
 
@@ -126,47 +98,28 @@ public:
     // What nobody uses and no name leads to; with `all`, also what has names; always what is broken.
     io::Task<PruneOutcome> prune(bool all, state::Viewer viewer, std::stop_token stop);
 
-    std::size_t running_jobs() const noexcept { return jobs_.size(); }
+    std::size_t running_jobs() const noexcept { return pulls_.running(); }
 
 private:
-    struct Job;
-    struct Installation;
-    class Waiter;
-
-    std::string path(std::string_view folder, std::string_view name = {}) const;
     io::Task<std::optional<Installed>> look(Digest digest, bool full, std::stop_token stop);
     io::Task<EnvironmentSummary> summarize(std::string name, std::string reference, std::string description,
                                            std::optional<state::EnvironmentRow> row, std::stop_token stop);
     Lease lease(const EnvironmentManifest& manifest, std::string name);
     bool in_use(const std::string& digest) const;
 
-    io::Task<std::shared_ptr<Installation>> install(ResolvedName resolved, state::Viewer viewer, PullOptions options, ProgressSink progress,
-                                                   std::stop_token stop);
-    io::Task<void> run_job(std::shared_ptr<Job> job, ResolvedName resolved);
-    // Waits for a place in the name of one of those who want the job. The first to get one starts it.
-    io::Task<void> queue_up(std::shared_ptr<Job> job, uid_t uid);
-    io::Task<Installation> install_from_any(std::string job_id, ResolvedName resolved, bool force, ProgressSink progress, std::stop_token stop);
-    io::Task<Installation> install_from_registry(std::string job_id, ResolvedName resolved, bool force, ProgressSink progress, std::stop_token stop);
-    io::Task<Installation> install_from_archive(std::string job_id, ResolvedName resolved, ProgressSink progress, std::stop_token stop);
-    io::Task<EnvironmentManifest> build(std::string job_id, std::vector<std::string> layer_paths, std::vector<std::string> diff_ids,
-                                        EnvironmentManifest manifest, ProgressSink progress, std::stop_token stop);
+    io::Task<std::shared_ptr<const Installation>> install(ResolvedName resolved, state::Viewer viewer, PullOptions options, ProgressSink progress,
+                                                          std::stop_token stop);
     io::Task<void> remember(EnvironmentManifest manifest, std::string reference, state::Viewer viewer);
 
-    // Who the workers of a job run as; nothing in a daemon without privileges.
-    std::optional<CacheOptions::ClaimedUid> worker_uid(const std::string& job_id) const;
-
-    io::Executor executor_;
-    supervise::Supervisor& supervisor_;
     state::Store& store_;
     io::WorkerPool& pool_;
     CacheOptions options_;
     io::WorkerPool bulk_{2};        // what takes long: hashing, removing; the shared pool stays free for looks
-    io::FairSemaphore pulls_;       // by uid: nobody's slow registry keeps the others from theirs
-    io::FairSemaphore verifying_;   // by uid: comparisons of whole images
-    std::map<std::string, std::shared_ptr<Job>> jobs_;              // by canonical reference
+    Installer installer_;
+    Pulls pulls_;
+    io::Semaphore verifying_;   // by uid: comparisons of whole images
     std::map<std::string, std::weak_ptr<Lease::State>> leases_;     // by digest
-    std::uint64_t next_job_ = 0;
-    io::TaskGroup group_;
+    std::uint64_t removals_ = 0;
 };
 
 }  // namespace pyro::env

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <ctime>
 #include <memory>
 
 #include "common/error.hpp"
@@ -218,6 +219,8 @@ void install_directory(const std::string& from, const std::string& to) {
     sync_directory(to.substr(0, to.rfind('/')));
     remove_tree(from);
 }
+
+std::int64_t unix_now() { return static_cast<std::int64_t>(std::time(nullptr)); }
 
 void trim_downloads(const std::string& directory, std::int64_t now, std::int64_t max_age_seconds, std::uint64_t max_bytes) {
     struct Half {

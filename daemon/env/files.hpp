@@ -30,7 +30,10 @@ void adopt_blob(const std::string& from_directory, const std::string& blob_direc
 // Makes `from` visible as `to`, replacing what was there; both directories of the state file system.
 void install_directory(const std::string& from, const std::string& to);
 
+std::int64_t unix_now();
+
 // Halves of downloads: those older than `max_age_seconds` go, then the oldest until at most `max_bytes` stay.
+inline constexpr std::int64_t half_download_age = 7 * 24 * 3600;
 void trim_downloads(const std::string& directory, std::int64_t now, std::int64_t max_age_seconds, std::uint64_t max_bytes);
 
 }  // namespace pyro::env

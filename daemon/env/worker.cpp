@@ -8,7 +8,6 @@
 
 #include <nlohmann/json.hpp>
 
-#include "common/error.hpp"
 #include "daemon/io/stream.hpp"
 
 namespace pyro::env {
@@ -138,5 +137,7 @@ io::Task<json> run_worker(supervise::Supervisor& supervisor, WorkerJob job, json
         throw Error(ErrorCode::internal, "the image worker gave no answer: " + status.describe(), "see the daemon's log");
     co_return std::move(*outcome.result);
 }
+
+Error unfitting_answer() { return Error(ErrorCode::environment_invalid, "the image worker's answer does not fit", "pull again; see the daemon's log"); }
 
 }  // namespace pyro::env

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "common/error.hpp"
 #include "daemon/io/task.hpp"
 #include "daemon/supervise/supervisor.hpp"
 
@@ -20,6 +21,9 @@ struct Progress {
 };
 using ProgressSink = std::function<void(const Progress&)>;
 
+// Where the worker finds what it is passed: the directory or file it works on, and from there on layers or certificates.
+inline constexpr int worker_directory_fd = 4, worker_first_extra_fd = 10;
+
 struct WorkerJob {
     std::string program;     // pyro-image
     std::string subcommand;
@@ -33,5 +37,7 @@ struct WorkerJob {
 // The worker's result, or its error as Error. What it says is bounded and parsed as hostile input: it has read a registry's
 // bytes. When it is over, however it ended, no process of the job is left.
 io::Task<nlohmann::json> run_worker(supervise::Supervisor& supervisor, WorkerJob job, nlohmann::json request, ProgressSink progress, std::stop_token stop);
+// For a result that is not what was asked for.
+Error unfitting_answer();
 
 }  // namespace pyro::env

@@ -6,7 +6,7 @@
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/this_coro.hpp>
 
-#include <algorithm>
+#include <deque>
 #include <map>
 
 namespace pyro::io {
@@ -66,50 +66,6 @@ Task<void> wait_on(std::shared_ptr<Event::State> state, std::stop_token stop) {
 Task<void> Event::wait(std::stop_token stop) { return wait_on(state_, std::move(stop)); }
 
 struct Semaphore::State {
-    State(Executor e, std::size_t n) : executor(std::move(e)), permits(n) {}
-    Executor executor;
-    std::size_t permits;
-    std::deque<std::shared_ptr<Event>> queue;  // a set event owns the permit it was given
-
-    void give_back() {
-        if (queue.empty()) { ++permits; return; }
-        auto next = std::move(queue.front());
-        queue.pop_front();
-        next->set();
-    }
-};
-
-Semaphore::Semaphore(Executor executor, std::size_t permits) : state_(std::make_shared<State>(std::move(executor), permits)) {}
-
-void Semaphore::Permit::release() noexcept {
-    if (auto state = std::move(state_)) state->give_back();
-}
-
-std::size_t Semaphore::waiting() const noexcept { return state_->queue.size(); }
-
-Task<Semaphore::Permit> Semaphore::acquire(std::stop_token stop) {
-    auto state = state_;
-    if (state->permits > 0) {
-        --state->permits;
-        co_return Permit(state);
-    }
-    auto turn = std::make_shared<Event>(state->executor);
-    state->queue.push_back(turn);
-    bool stopped = false;
-    try {
-        co_await turn->wait(stop);
-    } catch (const Cancelled&) {
-        stopped = true;
-    }
-    if (stopped) {
-        if (turn->is_set()) state->give_back();  // given a permit and cancelled in the same turn
-        else std::erase(state->queue, turn);
-        throw Cancelled();
-    }
-    co_return Permit(state);
-}
-
-struct FairSemaphore::State {
     State(Executor e, std::size_t n, std::size_t share) : executor(std::move(e)), permits(n), per_key(share) {}
     struct User {
         std::size_t held = 0;
@@ -150,14 +106,14 @@ struct FairSemaphore::State {
     }
 };
 
-FairSemaphore::FairSemaphore(Executor executor, std::size_t permits, std::size_t per_key)
+Semaphore::Semaphore(Executor executor, std::size_t permits, std::size_t per_key)
     : state_(std::make_shared<State>(std::move(executor), permits, per_key)) {}
 
-void FairSemaphore::Permit::release() noexcept {
+void Semaphore::Permit::release() noexcept {
     if (auto state = std::move(state_)) state->give_back(key_);
 }
 
-Task<FairSemaphore::Permit> FairSemaphore::acquire(std::uint64_t key, std::stop_token stop) {
+Task<Semaphore::Permit> Semaphore::acquire(std::uint64_t key, std::stop_token stop) {
     auto state = state_;
     auto turn = std::make_shared<Event>(state->executor);
     state->users[key].queue.push_back(turn);

@@ -3,7 +3,6 @@
 #include "daemon/io/task.hpp"
 
 #include <cstdint>
-#include <deque>
 #include <memory>
 
 namespace pyro::io {
@@ -27,36 +26,10 @@ private:
     std::shared_ptr<State> state_;
 };
 
-// A fair counting semaphore; with one permit, a mutex across suspensions. Waiters are served in order of arrival.
-class Semaphore {
-    struct State;
-
-public:
-    class Permit {  // gives its place back when destroyed
-    public:
-        Permit() = default;
-        Permit(Permit&&) noexcept = default;
-        Permit& operator=(Permit&& other) noexcept { release(); state_ = std::move(other.state_); return *this; }
-        ~Permit() { release(); }
-        void release() noexcept;
-
-    private:
-        friend class Semaphore;
-        explicit Permit(std::shared_ptr<State> state) : state_(std::move(state)) {}
-        std::shared_ptr<State> state_;
-    };
-
-    Semaphore(Executor executor, std::size_t permits);
-    Task<Permit> acquire(std::stop_token stop = {});
-    std::size_t waiting() const noexcept;
-
-private:
-    std::shared_ptr<State> state_;
-};
-
 // A counting semaphore between users: no key holds more than its share, and keys that wait are served in turn, whatever
-// the number of waiters behind each. Within a key, in order of arrival.
-class FairSemaphore {
+// the number of waiters behind each. Within a key, in order of arrival. Without keys all are one user's; with one permit,
+// that is a mutex across suspensions.
+class Semaphore {
     struct State;
 
 public:
@@ -69,13 +42,15 @@ public:
         void release() noexcept;
 
     private:
-        friend class FairSemaphore;
+        friend class Semaphore;
         Permit(std::shared_ptr<State> state, std::uint64_t key) : state_(std::move(state)), key_(key) {}
         std::shared_ptr<State> state_;
         std::uint64_t key_ = 0;
     };
 
-    FairSemaphore(Executor executor, std::size_t permits, std::size_t per_key);
+    Semaphore(Executor executor, std::size_t permits) : Semaphore(std::move(executor), permits, permits) {}
+    Semaphore(Executor executor, std::size_t permits, std::size_t per_key);
+    Task<Permit> acquire(std::stop_token stop = {}) { return acquire(0, std::move(stop)); }
     Task<Permit> acquire(std::uint64_t key, std::stop_token stop = {});
 
 private:

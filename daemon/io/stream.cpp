@@ -142,6 +142,23 @@ Task<void> Stream::write_all(std::string bytes, std::stop_token stop) {
     if (ec) fail_stream("write", ec, stop);
 }
 
+void Stream::send_with_fd(std::string_view bytes, int fd) {
+    iovec data{const_cast<char*>(bytes.data()), bytes.size()};
+    alignas(cmsghdr) char control[CMSG_SPACE(sizeof fd)]{};
+    msghdr message{};
+    message.msg_iov = &data;
+    message.msg_iovlen = 1;
+    message.msg_control = control;
+    message.msg_controllen = sizeof control;
+    cmsghdr* rights = CMSG_FIRSTHDR(&message);
+    rights->cmsg_level = SOL_SOCKET;
+    rights->cmsg_type = SCM_RIGHTS;
+    rights->cmsg_len = CMSG_LEN(sizeof fd);
+    std::memcpy(CMSG_DATA(rights), &fd, sizeof fd);
+    if (::sendmsg(native_handle(), &message, MSG_NOSIGNAL | MSG_DONTWAIT) != static_cast<ssize_t>(bytes.size()))
+        throw Error(ErrorCode::unavailable, "the other side does not take a descriptor");
+}
+
 PeerCredentials Stream::peer() const {
     ucred credentials{};
     socklen_t size = sizeof credentials;

@@ -4,7 +4,7 @@
 
 namespace pyro::service {
 
-void check_command(const CommandRequest& request) {
+void check_command(const proto::VmCommand& request) {
     if (request.command && !request.argv.empty())
         throw Error(ErrorCode::invalid_argument, "argv and command exclude each other", "give the command once: argv as it is, or command for /bin/sh");
     if (!request.argv.empty() && request.argv.front().empty())
@@ -14,7 +14,7 @@ void check_command(const CommandRequest& request) {
             throw Error(ErrorCode::invalid_argument, "env: '" + name + "' is no name of a variable", "use NAME=value");
 }
 
-agent::ExecSpec exec_spec(const CommandRequest& request, const env::EnvironmentManifest& image) {
+agent::ExecSpec exec_spec(const proto::VmCommand& request, const env::EnvironmentManifest& image) {
     agent::ExecSpec spec;
     if (!request.argv.empty()) {
         spec.argv = request.argv;

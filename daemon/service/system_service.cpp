@@ -38,6 +38,11 @@ io::Task<proto::SystemStatusResult> SystemService::serve(proto::SystemStatus, pr
     result.boots = static_cast<std::int64_t>(boots.succeeded);
     result.boots_retried = static_cast<std::int64_t>(boots.retried);
     result.boots_failed = static_cast<std::int64_t>(boots.attempts - boots.succeeded - boots.retried);
+    result.starts_restored = static_cast<std::int64_t>(boots.restored);
+    result.starts_spare = static_cast<std::int64_t>(boots.spares);
+    result.templates = static_cast<std::int64_t>(machines_.templates().count());
+    result.template_mem_mib = static_cast<std::int64_t>(machines_.templates().memory_bytes() / mib);
+    result.spares = static_cast<std::int64_t>(machines_.spares().waiting());
     co_return result;
 }
 

@@ -35,6 +35,8 @@ proto::VmInfo info_of(const vm::Machine& machine) {
     if (!row.failure.empty()) info.failure = row.failure;
     return info;
 }
+static_assert(static_cast<int>(proto::StartKind::cold) == static_cast<int>(vm::StartKind::cold) &&
+              static_cast<int>(proto::StartKind::spare) == static_cast<int>(vm::StartKind::spare));
 static_assert(static_cast<int>(proto::VmState::creating) == static_cast<int>(state::MachineState::creating) &&
               static_cast<int>(proto::VmState::failed) == static_cast<int>(state::MachineState::failed));
 
@@ -79,36 +81,48 @@ proto::ExecResult result_of(const vm::Machine& machine, const StreamOutcome& out
 
 }  // namespace
 
+vm::RootImage root_image_of(std::shared_ptr<const env::Lease> environment) {
+    vm::RootImage root;
+    root.path = environment->root_image();
+    root.environment_digest = environment->digest().str();
+    root.content_digest = environment->manifest().root_digest.str();
+    root.held = std::move(environment);
+    return root;
+}
+
 io::Task<proto::ExecResult> VmService::serve(proto::VmRun, proto::VmRunParams params, rpc::Call& call) {
-    CommandRequest request = command_of(params);
+    proto::VmCommand request = std::move(params);  // what else is in params stays
     check_command(request);
     refuse_network(params.network);
     env::PullOptions options;
-    env::Lease environment =
-        co_await environments_.ensure(params.environment, viewer_of(call.peer()), options, progress_of(call), call.stop());
-    exec_spec(request, environment.manifest());  // what cannot run is refused before a machine is made for it
-    std::shared_ptr<vm::Machine> machine = machines_.create(machine_request(params, call.peer(), environment, state::MachineKind::run));
-    proto::ExecResult result = co_await run_and_remove(call, std::move(machine), std::move(environment), std::move(request),
-                                                       std::chrono::seconds(params.timeout_seconds));
+    env::Lease lease = co_await environments_.ensure(params.environment, viewer_of(call.peer()), options, progress_of(call), call.stop());
+    const auto environment = std::make_shared<const env::Lease>(std::move(lease));
+    exec_spec(request, environment->manifest());  // what cannot run is refused before a machine is made for it
+    const vm::StartKind at_best = static_cast<vm::StartKind>(params.start);
+    vm::MachineRequest wanted = machine_request(params, call.peer(), *environment, state::MachineKind::run);
+    std::shared_ptr<vm::Machine> machine = co_await machines_.create_run(std::move(wanted), root_image_of(environment), at_best, call.stop());
+    proto::ExecResult result = co_await run_and_remove(call, std::move(machine), environment, std::move(request),
+                                                       std::chrono::seconds(params.timeout_seconds), at_best);
     co_return result;
 }
 
 io::Task<proto::ExecResult> VmService::serve(proto::VmExec, proto::VmExecParams params, rpc::Call& call) {
-    CommandRequest request = command_of(params);
+    proto::VmCommand request = std::move(params);  // what else is in params stays
     check_command(request);
     const state::Viewer viewer = viewer_of(call.peer());
-    env::Lease environment =
-        co_await environments_.hold(machines_.get(viewer, params.vm_id)->row().environment_digest, call.stop());
-    exec_spec(request, environment.manifest());
+    env::Lease lease = co_await environments_.hold(machines_.get(viewer, params.vm_id)->row().environment_digest, call.stop());
+    const auto environment = std::make_shared<const env::Lease>(std::move(lease));
+    exec_spec(request, environment->manifest());
     std::shared_ptr<vm::Machine> machine = machines_.get(viewer, params.vm_id);
     machine->bind_to_call();
-    proto::ExecResult result = co_await run_and_remove(call, std::move(machine), std::move(environment), std::move(request),
-                                                       std::chrono::seconds(params.timeout_seconds));
+    proto::ExecResult result = co_await run_and_remove(call, std::move(machine), environment, std::move(request),
+                                                       std::chrono::seconds(params.timeout_seconds), vm::StartKind::spare);
     co_return result;
 }
 
-io::Task<proto::ExecResult> VmService::run_and_remove(rpc::Call& call, std::shared_ptr<vm::Machine> machine, env::Lease environment,
-                                                      CommandRequest request, std::chrono::seconds timeout) {
+io::Task<proto::ExecResult> VmService::run_and_remove(rpc::Call& call, std::shared_ptr<vm::Machine> machine,
+                                                      std::shared_ptr<const env::Lease> environment, proto::VmCommand request,
+                                                      std::chrono::seconds timeout, vm::StartKind at_best) {
     std::shared_ptr<rpc::Attachment> attachment = call.attach();
     proto::ExecStarted started_event;
     started_event.ticket = attachment->ticket();
@@ -120,7 +134,7 @@ io::Task<proto::ExecResult> VmService::run_and_remove(rpc::Call& call, std::shar
     bool started = false;
     try {
         co_await call.notify(started_event);
-        outcome = co_await run_in_guest(call, machine, environment, request, timeout, attachment, started);
+        outcome = co_await run_in_guest(call, machine, environment, request, timeout, attachment, at_best, started);
         if (machine->row().execution_mode == "guest_kvm") mode = proto::ExecutionMode::guest_kvm;
     } catch (const Error& e) {
         error = e;
@@ -135,7 +149,7 @@ io::Task<proto::ExecResult> VmService::run_and_remove(rpc::Call& call, std::shar
         const Error guest_error = *error;
         error.reset();
         try {
-            outcome = co_await run_on_host(call, machine, environment, request, timeout, attachment);
+            outcome = co_await run_on_host(call, machine, *environment, request, timeout, attachment);
             mode = proto::ExecutionMode::host_compat;
         } catch (const Error& e) {
             error = e;
@@ -146,16 +160,17 @@ io::Task<proto::ExecResult> VmService::run_and_remove(rpc::Call& call, std::shar
     }
     proto::ExecResult result = result_of(*machine, outcome);
     result.execution_mode = mode;
-    co_await machines_.remove(machine);
+    if (mode != proto::ExecutionMode::host_compat) result.start = static_cast<proto::StartKind>(machine->started_as());
+    machines_.retire(std::move(machine));
     if (other) std::rethrow_exception(other);
     if (error) throw *error;
     co_return result;
 }
 
-io::Task<StreamOutcome> VmService::run_in_guest(rpc::Call& call, std::shared_ptr<vm::Machine> machine, const env::Lease& environment,
-                                                const CommandRequest& request, std::chrono::seconds timeout,
-                                                std::shared_ptr<rpc::Attachment> attachment, bool& started) {
-    agent::ExecSpec spec = exec_spec(request, environment.manifest());
+io::Task<StreamOutcome> VmService::run_in_guest(rpc::Call& call, std::shared_ptr<vm::Machine> machine, std::shared_ptr<const env::Lease> environment,
+                                                const proto::VmCommand& request, std::chrono::seconds timeout,
+                                                std::shared_ptr<rpc::Attachment> attachment, vm::StartKind at_best, bool& started) {
+    agent::ExecSpec spec = exec_spec(request, environment->manifest());
     std::shared_ptr<agent::ExecSession> session;
     if (machine->row().state == state::MachineState::running) {
         session = machine->exec(spec);
@@ -164,7 +179,8 @@ io::Task<StreamOutcome> VmService::run_in_guest(rpc::Call& call, std::shared_ptr
         boot.phase = "boot";
         call.progress(boot);
         vm::StartRequest start;
-        start.root_image = environment.root_image();
+        start.root = root_image_of(environment);
+        start.at_best = at_best;
         start.first_command = std::move(spec);
         session = co_await machine->start(std::move(start), call.stop());
     }
@@ -173,7 +189,7 @@ io::Task<StreamOutcome> VmService::run_in_guest(rpc::Call& call, std::shared_ptr
     co_return outcome;
 }
 
-io::Task<StreamOutcome> VmService::run_on_host(rpc::Call& call, std::shared_ptr<vm::Machine> machine, const env::Lease& environment, const CommandRequest& request,
+io::Task<StreamOutcome> VmService::run_on_host(rpc::Call& call, std::shared_ptr<vm::Machine> machine, const env::Lease& environment, const proto::VmCommand& request,
                                                std::chrono::seconds timeout, std::shared_ptr<rpc::Attachment> attachment) {
     if (!host_compat_.allow)
         throw Error(ErrorCode::failed_precondition, "this host's configuration forbids the sandbox on the host", "pyro doctor says why no guest boots");
@@ -240,17 +256,19 @@ io::Task<proto::VmInfo> VmService::serve(proto::VmCreate, proto::VmCreateParams 
     const env::Lease environment =
         co_await environments_.ensure(params.environment, viewer_of(call.peer()), options, progress_of(call), call.stop());
     // From here on the machine's record keeps the environment.
-    co_return info_of(*machines_.create(machine_request(params, call.peer(), environment, state::MachineKind::vm)));
+    vm::MachineRequest wanted = machine_request(params, call.peer(), environment, state::MachineKind::vm);
+    const std::shared_ptr<vm::Machine> machine = co_await machines_.create(std::move(wanted), call.stop());
+    co_return info_of(*machine);
 }
 
 io::Task<proto::VmInfo> VmService::serve(proto::VmStart, proto::VmStartParams params, rpc::Call& call) {
     const state::Viewer viewer = viewer_of(call.peer());
     std::shared_ptr<vm::Machine> machine = machines_.get(viewer, params.vm_id);
     if (machine->row().state == state::MachineState::running) co_return info_of(*machine);
-    const env::Lease environment = co_await environments_.hold(machine->row().environment_digest, call.stop());
+    env::Lease environment = co_await environments_.hold(machine->row().environment_digest, call.stop());
     machine = machines_.get(viewer, params.vm_id);
     vm::StartRequest start;
-    start.root_image = environment.root_image();
+    start.root = root_image_of(std::make_shared<const env::Lease>(std::move(environment)));
     co_await machine->start(std::move(start), call.stop());
     co_return info_of(*machine);
 }

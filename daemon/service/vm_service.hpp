@@ -12,6 +12,9 @@
 
 namespace pyro::service {
 
+// What a machine needs to know of an environment, which stays as long as somebody holds it.
+vm::RootImage root_image_of(std::shared_ptr<const env::Lease> environment);
+
 struct HostCompatSettings {
     bool allow = true;
     std::string bubblewrap;
@@ -37,13 +40,14 @@ public:
 
 private:
     // Runs the command in the machine, starting it if needed, and removes the machine whatever happens.
-    io::Task<proto::ExecResult> run_and_remove(rpc::Call& call, std::shared_ptr<vm::Machine> machine, env::Lease environment,
-                                               CommandRequest request, std::chrono::seconds timeout);
+    io::Task<proto::ExecResult> run_and_remove(rpc::Call& call, std::shared_ptr<vm::Machine> machine,
+                                               std::shared_ptr<const env::Lease> environment, proto::VmCommand request,
+                                               std::chrono::seconds timeout, vm::StartKind at_best);
     // `started`: whether the guest was there for the command; an error before that may have another way out.
-    io::Task<StreamOutcome> run_in_guest(rpc::Call& call, std::shared_ptr<vm::Machine> machine, const env::Lease& environment,
-                                         const CommandRequest& request, std::chrono::seconds timeout,
-                                         std::shared_ptr<rpc::Attachment> attachment, bool& started);
-    io::Task<StreamOutcome> run_on_host(rpc::Call& call, std::shared_ptr<vm::Machine> machine, const env::Lease& environment, const CommandRequest& request,
+    io::Task<StreamOutcome> run_in_guest(rpc::Call& call, std::shared_ptr<vm::Machine> machine, std::shared_ptr<const env::Lease> environment,
+                                         const proto::VmCommand& request, std::chrono::seconds timeout,
+                                         std::shared_ptr<rpc::Attachment> attachment, vm::StartKind at_best, bool& started);
+    io::Task<StreamOutcome> run_on_host(rpc::Call& call, std::shared_ptr<vm::Machine> machine, const env::Lease& environment, const proto::VmCommand& request,
                                         std::chrono::seconds timeout, std::shared_ptr<rpc::Attachment> attachment);
 
     env::EnvironmentCache& environments_;

@@ -1,11 +1,14 @@
 // The seam between machines and the program that runs them.
 #pragma once
+#include "common/unique_fd.hpp"
 #include "daemon/io/stream.hpp"
 #include "daemon/io/task.hpp"
 #include "daemon/supervise/supervisor.hpp"
+#include "daemon/vm/memory_image.hpp"
 
 #include <chrono>
 #include <functional>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -30,10 +33,19 @@ struct HostCapabilities {
     std::string cure;              // what would make it faster; empty when nothing
 };
 
+// Layers, each on the one before.
 struct Disks {
-    std::string root_image;        // raw, shared by many machines, only ever read
+    std::string root_image;        // raw, shared by many machines, only ever read; empty: nothing but zeros
+    std::string base;              // qcow2, what a template had written when it was saved; only ever read; empty: none
     std::string overlay;           // qcow2: this machine's own writes
     bool overlay_exists = false;   // else launch() makes it
+    std::uint64_t bytes = 0;       // of the whole, a multiple of 512
+};
+
+// What a memory image depends on beside its disk.
+struct ImageBasis {
+    std::string fingerprint;       // of the programs, the devices, the processor's features, the sizes: equal or useless
+    std::uint64_t tsc_khz = 0;     // of the host's time stamp counter, which the image's guest goes on to count time by
 };
 
 struct LaunchPlan {
@@ -43,6 +55,8 @@ struct LaunchPlan {
     std::string directory;         // exists, root only: the machine's sockets
     uid_t uid = 0;                 // the VMM runs as it, and as the group of the same number
     bool dies_with_daemon = false;
+    std::shared_ptr<const MemoryImage> resume;  // go on from here instead of booting
+    UniqueFd memory;               // the guest's memory, to be kept after save(): an unsealed memfd of its size
     std::function<void(const supervise::ProcessIdentity&)> before_exec;  // the place to write the record
 };
 
@@ -65,6 +79,9 @@ class Instance {
 public:
     virtual ~Instance() = default;                                       // kills what was not release()d, never waits
     virtual io::Task<io::Stream> connect_agent(std::stop_token stop) = 0;  // one connection at a time
+    // Of an instance launched with `memory`: when it returns, the guest has stopped for good, its devices' state is in
+    // `devices`, and its memory and its disk will not change once the VMM has ended.
+    virtual io::Task<void> save(UniqueFd devices, std::stop_token stop) = 0;
     virtual io::Task<void> quit(std::stop_token stop) = 0;               // asks the VMM to end at once; see exited()
     virtual void kill() noexcept = 0;                                    // and everything it started
     // Once it and all it started are gone. Any number of waiters.
@@ -81,6 +98,8 @@ public:
     virtual ~Hypervisor() = default;
     // Boots a guest where that is needed to know; remembered per boot, kernel and version.
     virtual io::Task<HostCapabilities> probe(std::stop_token stop) = 0;
+    // For a machine of this size with a disk of `disk_bytes` and no other device than launch() gives.
+    virtual io::Task<ImageBasis> image_basis(MachineSpec spec, std::uint64_t disk_bytes, std::stop_token stop) = 0;
     // Returns with the VMM executed and the guest about to run. The caller owns the sockets' directory and the overlay
     // from before the call, also when it fails.
     virtual io::Task<std::unique_ptr<Instance>> launch(LaunchPlan plan, std::stop_token stop) = 0;

@@ -2,15 +2,7 @@
 
 #include "common/crash_point.hpp"
 
-#include "daemon/vm/root_image.hpp"
-
-#include <algorithm>
-#include <cerrno>
-#include <ctime>
-
-#include <sys/random.h>
-#include <sys/stat.h>
-#include <unistd.h>
+#include <utility>
 
 namespace pyro::vm {
 namespace {
@@ -22,34 +14,6 @@ constexpr int boot_attempts = 3;
 constexpr auto moment_to_end = 2s;     // for a process that is about to be collected, or a QEMU told to quit
 constexpr auto adoption_patience = 10s;
 constexpr std::size_t shown_console = 2048;
-
-std::string random_bytes(std::size_t count) {
-    std::string out(count, '\0');
-    for (std::size_t done = 0; done < count;) {
-        const ssize_t n = ::getrandom(out.data() + done, count - done, 0);
-        if (n < 0 && errno != EINTR) throw Error::from_errno("draw random bytes");
-        if (n > 0) done += static_cast<std::size_t>(n);
-    }
-    return out;
-}
-
-std::string hexadecimal(const std::string& bytes) {
-    std::string out;
-    for (const char c : bytes)
-        for (const int shift : {4, 0}) out += "0123456789abcdef"[static_cast<unsigned char>(c) >> shift & 15];
-    return out;
-}
-
-agent::Identity fresh_identity(const std::string& hostname) {
-    agent::Identity identity;
-    identity.hostname = hostname;
-    identity.machine_id = hexadecimal(random_bytes(16));
-    identity.entropy = random_bytes(64);
-    timespec now{};
-    ::clock_gettime(CLOCK_REALTIME, &now);
-    identity.wall_clock_ns = static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000u + static_cast<std::uint64_t>(now.tv_nsec);
-    return identity;
-}
 
 state::ProcessRecord record_of(const supervise::ProcessIdentity& process) {
     return {process.pid, process.start_time, process.boot_id};
@@ -70,15 +34,13 @@ private:
     std::stop_callback<Request> a_, b_;
 };
 
-void remove_file(const std::string& path) {
-    if (::unlink(path.c_str()) != 0 && errno != ENOENT) throw Error::from_errno("remove " + path);
-}
-
 }  // namespace
 
-Machine::Machine(MachineServices& services, state::MachineRow row, Quota::Reservation reservation)
-    : services_(services), row_(std::move(row)), reservation_(std::move(reservation)), gate_(services.executor, 1),
-      ended_(services.executor), tasks_(services.executor) {}
+Machine::Machine(MachineServices& services, state::MachineRow row, Quota::Reservation reservation, std::unique_ptr<Guest> spare)
+    : services_(services), row_(std::move(row)), reservation_(std::move(reservation)), guest_(std::move(spare)), is_spare_(guest_ != nullptr),
+      gate_(services.guests.executor, 1), ended_(services.guests.executor), tasks_(services.guests.executor) {
+    if (!guest_) guest_ = std::make_unique<Guest>(services_.guests, row_.id);
+}
 
 Machine::~Machine() = default;
 
@@ -106,7 +68,8 @@ void Machine::running() {
 }
 
 Error Machine::with_console(Error error) const {
-    std::string tail = console_.size() > shown_console ? console_.substr(console_.size() - shown_console) : console_;
+    const std::string& console = guest_->console();
+    std::string tail = console.size() > shown_console ? console.substr(console.size() - shown_console) : console;
     while (!tail.empty() && tail.back() == '\n') tail.pop_back();
     if (tail.empty()) return error;
     const auto line = tail.rfind('\n');
@@ -114,23 +77,8 @@ Error Machine::with_console(Error error) const {
     return std::move(error).with_detail("console", tail);
 }
 
-io::Task<void> Machine::end_instance() {
-    if (channel_) co_await channel_->close();
-    channel_.reset();
-    if (!instance_) co_return;
-    instance_->on_progress({});
-    instance_->kill();
-    co_await instance_->exited(std::stop_token());
-    console_ = instance_->console_tail();
-    instance_.reset();
-}
-
 io::Task<void> Machine::tear_down(bool with_disk) {
-    co_await end_instance();
-    for (const char* name : {"/qmp", "/agent"}) remove_file(directory() + name);
-    if (::rmdir(directory().c_str()) != 0 && errno != ENOENT) throw Error::from_errno("remove " + directory());
-    if (with_disk) remove_file(overlay());
-    uid_.release();
+    co_await guest_->remove(with_disk);
 }
 
 io::Task<std::shared_ptr<agent::ExecSession>> Machine::start(StartRequest request, std::stop_token stop) {
@@ -162,80 +110,99 @@ io::Task<std::shared_ptr<agent::ExecSession>> Machine::start(StartRequest reques
     std::rethrow_exception(failure);
 }
 
-io::Task<std::shared_ptr<agent::ExecSession>> Machine::boot(StartRequest request, std::stop_token stop) {
-    check_root_image(request.root_image);
-    const HostCapabilities host = co_await services_.hypervisor.probe(stop);
-    row_.execution_mode = execution_mode(host.accelerator);
-    uid_ = services_.uids.claim(row_.owner_uid, row_.id);
-    row_.vm_uid = uid_.uid();
-    move_to(MachineState::booting);
-    if (::mkdir(directory().c_str(), 0700) != 0 && errno != EEXIST) throw Error::from_errno("make " + directory());
-    const bool overlay_exists = ::access(overlay().c_str(), F_OK) == 0;
+std::optional<SpareRecipe> Machine::spare_recipe() const {
+    if (!from_ || from_->tier != TemplateTier::pristine) return std::nullopt;
+    return SpareRecipe{from_, MachineSpec{row_.vcpu_count, row_.mem_mib, row_.disk_gib}, root_image_, disk_bytes_};
+}
 
-    const auto place = co_await services_.boots.acquire(row_.owner_uid, stop);
+TemplateSource Machine::source_of(const StartRequest& request) const {
+    TemplateSource source;
+    source.tier = guest_->has_disk() && !is_spare_ ? TemplateTier::bare : TemplateTier::pristine;
+    source.spec = MachineSpec{row_.vcpu_count, row_.mem_mib, row_.disk_gib};
+    source.disk_bytes = disk_bytes_;
+    if (source.tier == TemplateTier::pristine) source.root = request.root;
+    return source;
+}
+
+// A spare, else an image, else a boot of its own: what fails before the guest said a word is followed by the next.
+io::Task<std::shared_ptr<agent::ExecSession>> Machine::boot(StartRequest request, std::stop_token stop) {
+    const MachineSpec spec{row_.vcpu_count, row_.mem_mib, row_.disk_gib};
+    root_image_ = request.root.path;
+    disk_bytes_ = disk_bytes(spec, check_root_image(request.root.path));
+    const HostCapabilities host = co_await services_.guests.hypervisor.probe(stop);
+    row_.execution_mode = execution_mode(host.accelerator);
+    row_.vm_uid = guest_->claim_uid(row_.owner_uid);
+    if (is_spare_) row_.process = record_of(guest_->instance()->record().process);
+    move_to(MachineState::booting);
+    const bool new_disk = is_spare_ || !guest_->has_disk();
+
+    const TemplateSource source = source_of(request);
+    TemplateChoice choice;
+    if (request.at_best != StartKind::cold) choice = co_await services_.templates.find(source, stop);
+    const bool wanted = !choice.key.empty() && !choice.ready;
+    from_ = choice.ready;
+    io::Semaphore::Permit place;
+    bool has_place = !is_spare_;
+    if (has_place) place = co_await services_.boots.acquire(row_.owner_uid, stop);
     for (int number = 1;; ++number) {
         ++services_.statistics.attempts;
+        const std::shared_ptr<const Template> from = is_spare_ ? nullptr : std::exchange(choice.ready, nullptr);
+        started_as_ = is_spare_ ? StartKind::spare : from ? StartKind::restored : StartKind::cold;
         std::optional<Error> failure;
         try {
-            auto session = co_await attempt(request, overlay_exists, stop);
+            auto session = co_await attempt(request, from, stop);
             ++services_.statistics.succeeded;
+            if (started_as_ == StartKind::restored) ++services_.statistics.restored;
+            if (started_as_ == StartKind::spare) ++services_.statistics.spares;
             move_to(MachineState::running);
             running();
+            if (wanted) services_.templates.want(choice.key, source);
             co_return session;
         } catch (const Error& e) {
             failure = e;
         }
-        if (hung_) ++services_.statistics.hung;
+        guest_->note_words();
+        if (guest_->hung()) ++services_.statistics.hung;
         // Whoever runs still gets the chance to say how it ended.
         failure = co_await explain(std::move(*failure));
-        co_await end_instance();
-        const bool again = instance_launched_ && !guest_spoke_ && number < boot_attempts;
+        co_await guest_->end();
+        const bool ahead = started_as_ != StartKind::cold;  // of the boot that needs nobody's preparation
+        const bool again = (ahead || guest_->launched()) && !guest_->spoke() && number < boot_attempts;
         if (!again) throw with_console(std::move(*failure));
-        if (!overlay_exists) remove_file(overlay());
+        if (from) services_.templates.discard(from->key, failure->message());
+        if (!has_place) place = co_await services_.boots.acquire(row_.owner_uid, stop);
+        has_place = true;
+        is_spare_ = false;
+        if (new_disk) guest_->remove_disk();
         ++services_.statistics.retried;
     }
 }
 
-io::Task<std::shared_ptr<agent::ExecSession>> Machine::attempt(const StartRequest& request, bool overlay_exists, std::stop_token stop) {
-    guest_spoke_ = hung_ = instance_launched_ = false;
-    LaunchPlan plan;
-    plan.id = row_.id;
-    plan.spec = MachineSpec{row_.vcpu_count, row_.mem_mib, row_.disk_gib};
-    plan.disks.root_image = request.root_image;
-    plan.disks.overlay = overlay();
-    plan.disks.overlay_exists = overlay_exists;
-    plan.directory = directory();
-    plan.uid = row_.vm_uid;
-    plan.dies_with_daemon = row_.kind == state::MachineKind::run;
-    plan.before_exec = [this](const supervise::ProcessIdentity& process) {
-        row_.process = record_of(process);
-        services_.store.set_machine_process(row_.id, row_.process);
-        crash_point("process_recorded");
-    };
-    instance_ = co_await services_.hypervisor.launch(std::move(plan), stop);
-    instance_launched_ = true;
-    crash_point("process_started");
-    io::Stream stream = co_await instance_->connect_agent(stop);
-    channel_ = std::make_unique<agent::Channel>(services_.executor, std::move(stream));
-    channel_->start(fresh_identity(row_.id));
-    std::shared_ptr<agent::ExecSession> session;
-    if (request.first_command) session = channel_->exec(*request.first_command);
-
-    const auto patience = std::make_shared<io::Deadline>(services_.executor, services_.boot_patience, stop);
-    instance_->on_progress([patience, &limit = services_.boot_patience] { patience->extend(limit); });
-    try {
-        co_await channel_->hello(patience->token());
-        guest_spoke_ = true;
-        patience->extend(services_.boot_patience);
-        co_await channel_->ready(patience->token());
-    } catch (const Cancelled&) {
-        if (!patience->expired()) throw;
-        hung_ = true;
-        throw Error(ErrorCode::guest_failed, "the VM gave no sign of life for " +
-                        std::to_string(std::chrono::duration_cast<std::chrono::seconds>(services_.boot_patience).count()) + " s while it booted")
-            .with_retryable(true);
+io::Task<std::shared_ptr<agent::ExecSession>> Machine::attempt(const StartRequest& request, std::shared_ptr<const Template> from, std::stop_token stop) {
+    const bool is_cold = !is_spare_ && !from;
+    if (is_spare_) {
+        guest_->forget_words();
+    } else {
+        Guest::Launch launch;
+        launch.spec = MachineSpec{row_.vcpu_count, row_.mem_mib, row_.disk_gib};
+        launch.root_image = request.root.path;
+        launch.disk_bytes = disk_bytes_;
+        launch.from = std::move(from);
+        launch.dies_with_daemon = row_.kind == state::MachineKind::run;
+        launch.before_exec = [this](const supervise::ProcessIdentity& process) {
+            row_.process = record_of(process);
+            services_.store.set_machine_process(row_.id, row_.process);
+            crash_point("process_recorded");
+        };
+        co_await guest_->launch(std::move(launch), stop);
+        crash_point("process_started");
     }
-    instance_->on_progress({});
+    // A boot takes time, and the clock that is sent is that of now.
+    if (is_cold) co_await guest_->hello(stop);
+    guest_->channel()->start(fresh_identity(row_.id));
+    std::shared_ptr<agent::ExecSession> session;
+    if (request.first_command) session = guest_->channel()->exec(*request.first_command);
+    co_await guest_->ready(stop);
     co_return session;
 }
 
@@ -243,11 +210,11 @@ std::shared_ptr<agent::ExecSession> Machine::exec(const agent::ExecSpec& spec) {
     if (closed_ || row_.state != MachineState::running)
         throw Error(ErrorCode::failed_precondition, "VM " + row_.id + " is " + std::string(closed_ ? "deleted" : to_string(row_.state)) + ", not running",
                     row_.state == MachineState::stopped ? "start it: pyro vm start " + row_.id : "create another one with pyro vm create");
-    return channel_->exec(spec);
+    return guest_->channel()->exec(spec);
 }
 
 io::Task<void> Machine::watch(std::uint64_t life) {
-    const ExitReason reason = co_await instance_->exited(tasks_.token());
+    const ExitReason reason = co_await guest_->instance()->exited(tasks_.token());
     const auto turn = co_await gate_.acquire(tasks_.token());
     if (life != life_ || row_.state != MachineState::running) co_return;
     co_await tear_down(false);
@@ -261,17 +228,17 @@ io::Task<void> Machine::stop(std::chrono::nanoseconds grace, std::stop_token sto
     move_to(MachineState::stopping);
     // From here on it is stopped whether or not the caller waits; deleting it does not wait for the grace.
     try {
-        io::Deadline deadline(services_.executor, grace, closing_.get_token());
-        co_await channel_->shutdown(deadline.token());
-        co_await instance_->exited(deadline.token());
+        io::Deadline deadline(services_.guests.executor, grace, closing_.get_token());
+        co_await guest_->channel()->shutdown(deadline.token());
+        co_await guest_->instance()->exited(deadline.token());
     } catch (const Cancelled&) {
         // The next rung.
     }
     try {
         // What QEMU still holds of the disk is written when it quits, not when it is killed.
-        io::Deadline deadline(services_.executor, moment_to_end, closing_.get_token());
-        co_await instance_->quit(deadline.token());
-        co_await instance_->exited(deadline.token());
+        io::Deadline deadline(services_.guests.executor, moment_to_end, closing_.get_token());
+        co_await guest_->instance()->quit(deadline.token());
+        co_await guest_->instance()->exited(deadline.token());
     } catch (const Cancelled&) {
         // And the last one.
     } catch (const Error&) {
@@ -318,11 +285,12 @@ io::Task<std::string> Machine::ended(std::stop_token stop) {
 io::Task<Error> Machine::explain(Error seen) {
     const auto self = shared_from_this();
     std::string reason = close_reason_.empty() ? end_reason_ : close_reason_;
-    if (reason.empty() && instance_ && channel_ && channel_->failure()) {
-        io::Deadline moment(services_.executor, moment_to_end, std::stop_token());
+    const bool broken = guest_->instance() && guest_->channel() && guest_->channel()->failure();
+    if (reason.empty() && broken) {
+        io::Deadline moment(services_.guests.executor, moment_to_end, std::stop_token());
         try {
-            const ExitReason exit = co_await instance_->exited(moment.token());
-            if (instance_) console_ = instance_->console_tail();
+            const ExitReason exit = co_await guest_->instance()->exited(moment.token());
+            guest_->keep_console();
             reason = exit.text;
         } catch (const Cancelled&) {
             // It lives: what was seen is the cause.
@@ -336,30 +304,15 @@ io::Task<Error> Machine::explain(Error seen) {
 
 io::Task<void> Machine::adopt() {
     const auto turn = co_await gate_.acquire(std::stop_token());
-    InstanceRecord record;
-    record.id = row_.id;
-    record.directory = directory();
-    record.process = supervise::ProcessIdentity{row_.process.pid, row_.process.start_time, row_.process.boot_id};
     std::string failure = "it ended while no daemon was looking";
     try {
-        instance_ = co_await services_.hypervisor.adopt(std::move(record), std::stop_token());
-        if (instance_) {
-            failure = "it did not answer the restarted daemon";
-            uid_ = services_.uids.again(row_.vm_uid);
-            io::Deadline patience(services_.executor, adoption_patience, std::stop_token());
-            io::Stream stream = co_await instance_->connect_agent(patience.token());
-            std::optional<agent::Resumption> resumption;
-            resumption.emplace();
-            channel_ = std::make_unique<agent::Channel>(services_.executor, std::move(stream), std::move(resumption));
-            const agent::Hello hello = co_await channel_->hello(patience.token());
-            // Commands of calls that ended with the daemon: nobody can read them any more. A session dropped is a command killed.
-            for (const auto& exec : hello.execs) channel_->adopt(exec.exec);
-            failure.clear();
-        }
+        supervise::ProcessIdentity process{row_.process.pid, row_.process.start_time, row_.process.boot_id};
+        const bool there = co_await guest_->adopt(std::move(process), row_.vm_uid, adoption_patience);
+        if (there) failure.clear();
     } catch (const Error& e) {
-        failure += ": " + e.message();
+        failure = "it did not answer the restarted daemon: " + e.message();
     } catch (const Cancelled&) {
-        // The patience.
+        failure = "it did not answer the restarted daemon";  // for as long as the patience lasted
     }
     if (failure.empty()) {
         running();
@@ -374,11 +327,7 @@ io::Task<void> Machine::let_go() {
     closing_.request_stop();
     const auto turn = co_await gate_.acquire(std::stop_token());
     tasks_.stop();
-    if (channel_) co_await channel_->close();
-    channel_.reset();
-    if (instance_) instance_->release();
-    instance_.reset();
-    uid_.keep();
+    co_await guest_->let_go();
     co_await tasks_.join();
     closed_ = true;
 }

@@ -1,12 +1,13 @@
 // One microVM and its life: creating -> booting -> running -> stopping -> stopped | failed.
 #pragma once
-#include "daemon/agent/channel.hpp"
 #include "daemon/io/event.hpp"
 #include "daemon/io/task_group.hpp"
 #include "daemon/state/store.hpp"
-#include "daemon/vm/hypervisor.hpp"
+#include "daemon/vm/guest.hpp"
 #include "daemon/vm/quota.hpp"
-#include "daemon/vm/vm_uids.hpp"
+#include "daemon/vm/root_image.hpp"
+#include "daemon/vm/spare_pool.hpp"
+#include "daemon/vm/template_cache.hpp"
 
 #include <memory>
 #include <optional>
@@ -14,37 +15,41 @@
 
 namespace pyro::vm {
 
-// For doctor: how boots went since the daemon started.
+// How a machine got going: a boot of its own, from a template's image, or from a guest that had been restored ahead.
+enum class StartKind { cold, restored, spare };
+
+// For doctor: how starts went since the daemon started.
 struct BootStatistics {
     std::uint64_t attempts = 0;
     std::uint64_t succeeded = 0;
+    std::uint64_t restored = 0; // of these, from an image
+    std::uint64_t spares = 0;   // and from a spare
     std::uint64_t hung = 0;     // no sign of life for the whole of the patience
     std::uint64_t retried = 0;
 };
 
 // What machines are made with. Outlives them all.
 struct MachineServices {
-    io::Executor executor;
+    const GuestServices& guests;
     state::Store& store;
-    Hypervisor& hypervisor;
-    VmUids& uids;
-    io::FairSemaphore& boots;                 // how many at once; users in turn
-    std::string run_directory;                // RUN/ID/: sockets
-    std::string overlay_directory;            // OVERLAYS/ID.qcow2
-    std::chrono::nanoseconds boot_patience = std::chrono::seconds(20);  // without a sign of life
+    io::Semaphore& boots;                 // how many at once; users in turn
+    TemplateCache& templates;
+    SparePool& spares;
     BootStatistics statistics;
 };
 
 struct StartRequest {
-    std::string root_image;                   // its owner keeps it from being pruned while the machine lives
+    RootImage root;
     std::optional<agent::ExecSpec> first_command;  // travels with the start: no round trip of its own
+    StartKind at_best = StartKind::spare;          // what may be tried
 };
 
 // Owns its VMM, channel, uid, sockets, overlay and share of the quota. The row is written before each act. One operation
 // at a time; close() interrupts whatever runs, and comes before the last reference goes.
 class Machine : public std::enable_shared_from_this<Machine> {
 public:
-    Machine(MachineServices& services, state::MachineRow row, Quota::Reservation reservation);
+    // A spare is the guest to become this machine; its id is the row's.
+    Machine(MachineServices& services, state::MachineRow row, Quota::Reservation reservation, std::unique_ptr<Guest> spare = nullptr);
     ~Machine();
 
     const std::string& id() const noexcept { return row_.id; }
@@ -64,7 +69,10 @@ public:
     // From now on it belongs to a call: a daemon that finds its record removes it.
     void bind_to_call();
     // Whether the guest of the last start said anything: a first command may then have run, whatever start() said.
-    bool guest_spoke() const noexcept { return guest_spoke_; }
+    bool guest_spoke() const noexcept { return guest_->spoke(); }
+    StartKind started_as() const noexcept { return started_as_; }  // of the last start
+    // What a spare for the next machine like this one is made of; nothing when there is no template for it.
+    std::optional<SpareRecipe> spare_recipe() const;
 
     // Fires when it is being deleted, by its owner or because its time is over.
     std::stop_token closing() const noexcept { return closing_.get_token(); }
@@ -79,32 +87,29 @@ private:
     io::Task<void> let_go();                  // the daemon ends, the VM does not
 
     io::Task<std::shared_ptr<agent::ExecSession>> boot(StartRequest request, std::stop_token stop);
-    io::Task<std::shared_ptr<agent::ExecSession>> attempt(const StartRequest& request, bool overlay_exists, std::stop_token stop);
-    io::Task<void> end_instance();            // channel and VMM
+    io::Task<std::shared_ptr<agent::ExecSession>> attempt(const StartRequest& request, std::shared_ptr<const Template> from, std::stop_token stop);
+    TemplateSource source_of(const StartRequest& request) const;
     io::Task<void> tear_down(bool with_disk); // everything but the record
     io::Task<void> watch(std::uint64_t life);
     void running();
     void move_to(state::MachineState state, const std::string& failure = {});
     void end(state::MachineState state, const std::string& reason);
     Error with_console(Error error) const;
-    std::string directory() const { return services_.run_directory + "/" + row_.id; }
-    std::string overlay() const { return services_.overlay_directory + "/" + row_.id + ".qcow2"; }
 
     MachineServices& services_;
     state::MachineRow row_;
     Quota::Reservation reservation_;
-    VmUids::Lease uid_;
-    std::unique_ptr<Instance> instance_;
-    std::unique_ptr<agent::Channel> channel_;
+    std::unique_ptr<Guest> guest_;
+    bool is_spare_;                           // not yet told who it is
+    StartKind started_as_ = StartKind::cold;
+    std::shared_ptr<const Template> from_;    // what it went on from, or the next one may
+    std::string root_image_;
+    std::uint64_t disk_bytes_ = 0;
     io::Semaphore gate_;
     std::stop_source closing_;
     io::Event ended_;
     std::string end_reason_;
     std::string close_reason_;
-    std::string console_;                     // of the last instance, kept for explanations
-    bool guest_spoke_ = false;                // in the current attempt
-    bool hung_ = false;
-    bool instance_launched_ = false;
     std::uint64_t life_ = 0;                  // counts starts
     bool closed_ = false;
     io::TaskGroup tasks_;

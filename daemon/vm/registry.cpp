@@ -9,7 +9,6 @@
 #include <set>
 #include <thread>
 
-#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -21,18 +20,6 @@ using state::MachineKind;
 using state::MachineState;
 
 constexpr const char* time_is_up = "its time to live was over";
-
-std::string new_id() {
-    unsigned char bytes[6];
-    while (::getrandom(bytes, sizeof bytes, 0) != static_cast<ssize_t>(sizeof bytes))
-        if (errno != EINTR) throw Error::from_errno("draw an id");
-    std::string id;
-    for (const unsigned char byte : bytes) {
-        id += "0123456789abcdef"[byte >> 4];
-        id += "0123456789abcdef"[byte & 15];
-    }
-    return id;
-}
 
 std::size_t at_once(const RegistryConfig& config) {
     return config.boots_at_once > 0 ? config.boots_at_once : std::max(1u, std::thread::hardware_concurrency());
@@ -53,9 +40,10 @@ io::Task<void> close_quietly(std::shared_ptr<Machine> machine, std::string reaso
 MachineRegistry::MachineRegistry(io::Executor executor, state::Store& store, Hypervisor& hypervisor, VmUids& uids, RegistryConfig config)
     : executor_(executor), store_(store), quota_(config.limits),
       boots_(executor, at_once(config), at_once(config)),
-      services_{executor, store, hypervisor, uids, boots_, config.run_directory + "/vm", config.overlay_directory, config.boot_patience, {}},
-      changed_(executor), tasks_(executor) {
-    if (::mkdir(services_.run_directory.c_str(), 0700) != 0 && errno != EEXIST) throw Error::from_errno("make " + services_.run_directory);
+      guests_{executor, hypervisor, uids, config.run_directory + "/vm", config.overlay_directory, config.boot_patience},
+      templates_(guests_, std::move(config.templates)), spares_(guests_, boots_, config.spares),
+      services_{guests_, store, boots_, templates_, spares_, {}}, one_gone_(executor), changed_(executor), tasks_(executor) {
+    if (::mkdir(guests_.run_directory.c_str(), 0700) != 0 && errno != EEXIST) throw Error::from_errno("make " + guests_.run_directory);
 }
 
 MachineRegistry::~MachineRegistry() = default;
@@ -65,10 +53,46 @@ void MachineRegistry::add(std::shared_ptr<Machine> machine) {
     changed_.set();
 }
 
-std::shared_ptr<Machine> MachineRegistry::create(MachineRequest request) {
-    auto reservation = quota_.reserve(request.owner_uid, request.spec.mem_mib);
+io::Task<Quota::Reservation> MachineRegistry::reserve(uid_t owner, std::int64_t mem_mib, std::stop_token stop) {
+    for (;;) {
+        one_gone_.reset();
+        try {
+            co_return quota_.reserve(owner, mem_mib);
+        } catch (const Error&) {
+            // What is about to be gone is no reason to refuse anybody.
+            if (retiring_ == 0) throw;
+        }
+        co_await one_gone_.wait(stop);
+    }
+}
+
+io::Task<std::shared_ptr<Machine>> MachineRegistry::create(MachineRequest request, std::stop_token stop) {
+    std::string no_spare;
+    auto machine = co_await record(std::move(request), std::move(no_spare), stop);
+    co_return machine;
+}
+
+io::Task<std::shared_ptr<Machine>> MachineRegistry::create_run(MachineRequest request, RootImage root, StartKind at_best, std::stop_token stop) {
+    std::string spare_key;
+    if (at_best == StartKind::spare) {
+        TemplateSource source;
+        source.spec = request.spec;
+        source.disk_bytes = disk_bytes(request.spec, check_root_image(root.path));
+        source.root = std::move(root);
+        const TemplateChoice choice = co_await templates_.find(std::move(source), stop);
+        if (choice.ready) spare_key = choice.key;
+    }
+    auto machine = co_await record(std::move(request), std::move(spare_key), stop);
+    co_return machine;
+}
+
+io::Task<std::shared_ptr<Machine>> MachineRegistry::record(MachineRequest request, std::string spare_key, std::stop_token stop) {
+    auto reservation = co_await reserve(request.owner_uid, request.spec.mem_mib, stop);
+    std::unique_ptr<Guest> spare;
+    if (!spare_key.empty()) spare = spares_.take(spare_key);
     state::MachineRow row;
-    row.id = new_id();
+    row.id = spare ? spare->id() : new_guest_id();
+    if (spare) row.vm_uid = spare->uid();
     row.owner_uid = request.owner_uid;
     row.kind = request.kind;
     // Nothing has to be done for a VM that is only to be started later; one of a call goes when its daemon does.
@@ -82,11 +106,18 @@ std::shared_ptr<Machine> MachineRegistry::create(MachineRequest request) {
     row.allow_host_compat = request.allow_host_compat;
     row.created_at = std::time(nullptr);
     row.expires_at = request.ttl_seconds > 0 ? row.created_at + request.ttl_seconds : 0;
-    store_.insert_machine(row);
+    std::exception_ptr failure;
+    try {
+        store_.insert_machine(row);
+    } catch (const Error&) {
+        failure = std::current_exception();
+    }
+    if (failure && spare) co_await spare->remove(true);
+    if (failure) std::rethrow_exception(failure);
     crash_point("machine_recorded");
-    auto machine = std::make_shared<Machine>(services_, std::move(row), std::move(reservation));
+    auto machine = std::make_shared<Machine>(services_, std::move(row), std::move(reservation), std::move(spare));
     add(machine);
-    return machine;
+    co_return machine;
 }
 
 std::shared_ptr<Machine> MachineRegistry::find(state::Viewer viewer, const std::string& id) const {
@@ -116,6 +147,19 @@ io::Task<void> MachineRegistry::remove(std::shared_ptr<Machine> machine) {
     }
     machines_.erase(machine->id());
     if (failure) std::rethrow_exception(failure);
+}
+
+void MachineRegistry::retire(std::shared_ptr<Machine> machine) {
+    machines_.erase(machine->id());
+    ++retiring_;
+    tasks_.spawn(finish(std::move(machine)));
+}
+
+io::Task<void> MachineRegistry::finish(std::shared_ptr<Machine> machine) {
+    co_await close_quietly(machine, "it has done its work");
+    if (const auto recipe = machine->spare_recipe()) spares_.replenish(*recipe);
+    --retiring_;
+    one_gone_.set();
 }
 
 io::Task<std::vector<std::string>> MachineRegistry::reap_expired(state::Viewer viewer) {
@@ -165,6 +209,7 @@ io::Task<void> MachineRegistry::reconcile() {
     for (state::MachineRow& row : store_.all_machines()) group.spawn(take_up(std::move(row)));
     co_await group.join();
     co_await remove_strays();
+    templates_.start();
     tasks_.spawn(reap());
     tasks_.spawn(probe());
 }
@@ -172,7 +217,7 @@ io::Task<void> MachineRegistry::reconcile() {
 // Ahead of the first machine, which would otherwise wait for the trial boot.
 io::Task<void> MachineRegistry::probe() {
     try {
-        co_await services_.hypervisor.probe(tasks_.token());
+        co_await guests_.hypervisor.probe(tasks_.token());
     } catch (const Error&) {
         // Whoever wants a machine, or asks doctor, gets it told.
     }
@@ -184,7 +229,7 @@ io::Task<void> MachineRegistry::take_up(state::MachineRow row) {
         InstanceRecord record;
         record.id = row.id;
         record.process = supervise::ProcessIdentity{row.process.pid, row.process.start_time, row.process.boot_id};
-        co_await services_.hypervisor.clear(std::move(record), std::stop_token());
+        co_await guests_.hypervisor.clear(std::move(record), std::stop_token());
         if (row.vm_uid != 0) store_.release_uid(row.vm_uid);
         row.vm_uid = 0;
         row.process = {};
@@ -208,17 +253,19 @@ io::Task<void> MachineRegistry::take_up(state::MachineRow row) {
 }
 
 io::Task<void> MachineRegistry::remove_strays() {
-    for (const std::string& id : services_.hypervisor.leftovers()) {
+    for (const std::string& id : guests_.hypervisor.leftovers()) {
         InstanceRecord record;
         record.id = id;
-        if (!machines_.contains(id)) co_await services_.hypervisor.clear(std::move(record), std::stop_token());
+        if (!machines_.contains(id)) co_await guests_.hypervisor.clear(std::move(record), std::stop_token());
     }
-    for (const auto& entry : fs::directory_iterator(services_.run_directory)) {
+    for (const auto& entry : fs::directory_iterator(guests_.run_directory)) {
         const auto known = machines_.find(entry.path().filename().string());
         if (known == machines_.end() || known->second->row().state != MachineState::running) fs::remove_all(entry.path());
     }
-    for (const auto& entry : fs::directory_iterator(services_.overlay_directory))
-        if (entry.path().extension() == ".qcow2" && !machines_.contains(entry.path().stem().string())) fs::remove(entry.path());
+    for (const auto& entry : fs::directory_iterator(guests_.overlay_directory)) {
+        const std::string name = entry.path().filename().string();  // ID.qcow2, ID.base.qcow2
+        if (name.ends_with(".qcow2") && !machines_.contains(name.substr(0, name.find('.')))) fs::remove(entry.path());
+    }
     store_.release_stray_uids();
 }
 
@@ -229,6 +276,8 @@ io::Task<void> MachineRegistry::shut_down() {
         group.spawn(machine->row().kind == MachineKind::run ? close_quietly(machine, "the daemon ended") : machine->let_go());
     co_await group.join();
     co_await tasks_.join();
+    co_await spares_.close();
+    co_await templates_.close();
     machines_.clear();
 }
 

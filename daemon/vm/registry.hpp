@@ -24,6 +24,8 @@ struct RegistryConfig {
     QuotaLimits limits;
     std::size_t boots_at_once = 0;  // 0: one per core
     std::chrono::nanoseconds boot_patience = std::chrono::seconds(20);
+    TemplateOptions templates;
+    SpareOptions spares;
 };
 
 // The store, the hypervisor and the uids outlive it. reconcile() before anything else, shut_down() at the end.
@@ -37,17 +39,24 @@ public:
     io::Task<void> reconcile();
 
     // Checks the limits and writes the record, all at once. Nothing runs yet.
-    std::shared_ptr<Machine> create(MachineRequest request);
+    io::Task<std::shared_ptr<Machine>> create(MachineRequest request, std::stop_token stop = {});
+    // For a run: a spare may become it, whose guest runs already and knows nothing. `at_best` is start()'s.
+    io::Task<std::shared_ptr<Machine>> create_run(MachineRequest request, RootImage root, StartKind at_best, std::stop_token stop);
     // Another user's machine is not found. Look up again after every suspension instead of keeping the machine.
     std::shared_ptr<Machine> find(state::Viewer viewer, const std::string& id) const;
     std::shared_ptr<Machine> get(state::Viewer viewer, const std::string& id) const;  // Error(not_found)
     std::vector<std::shared_ptr<Machine>> list(state::Viewer viewer) const;           // newest first
     io::Task<void> remove(std::shared_ptr<Machine> machine);                          // closes and forgets it
+    // The same behind the caller's back: nobody finds it from now on. Its place in the quota is free once it is gone; create()
+    // waits for that.
+    void retire(std::shared_ptr<Machine> machine);
     // Removes what is past its time now, without waiting for the timer; returns the ids.
     io::Task<std::vector<std::string>> reap_expired(state::Viewer viewer);
 
     const BootStatistics& statistics() const noexcept { return services_.statistics; }
     const Quota& quota() const noexcept { return quota_; }
+    TemplateCache& templates() noexcept { return templates_; }
+    SparePool& spares() noexcept { return spares_; }
 
     // Ends what is bound to calls and lets go of the rest.
     io::Task<void> shut_down();
@@ -58,13 +67,21 @@ private:
     io::Task<void> reap();
     io::Task<void> probe();
     void add(std::shared_ptr<Machine> machine);
+    io::Task<std::shared_ptr<Machine>> record(MachineRequest request, std::string spare_key, std::stop_token stop);
+    io::Task<Quota::Reservation> reserve(uid_t owner, std::int64_t mem_mib, std::stop_token stop);
+    io::Task<void> finish(std::shared_ptr<Machine> machine);
 
     io::Executor executor_;
     state::Store& store_;
     Quota quota_;
-    io::FairSemaphore boots_;
+    io::Semaphore boots_;
+    GuestServices guests_;
+    TemplateCache templates_;
+    SparePool spares_;
     MachineServices services_;
     std::map<std::string, std::shared_ptr<Machine>> machines_;
+    std::size_t retiring_ = 0;
+    io::Event one_gone_;
     io::Event changed_;   // another machine may be the next to expire
     io::TaskGroup tasks_;
 };

@@ -3,7 +3,7 @@
 #include "common/error.hpp"
 #include "common/unique_fd.hpp"
 
-#include <cstdint>
+#include <algorithm>
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -24,7 +24,7 @@ std::uint64_t little_endian(const unsigned char* bytes, int count) {
 
 }  // namespace
 
-void check_root_image(const std::string& path) {
+std::uint64_t check_root_image(const std::string& path) {
     const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
     if (!fd) invalid_root(path, "cannot be opened");
     struct stat found{};
@@ -37,6 +37,12 @@ void check_root_image(const std::string& path) {
     const std::uint64_t blocks = little_endian(superblock + 0x4, 4) | (wide ? little_endian(superblock + 0x150, 4) << 32 : 0);
     if (exponent > 6 || blocks > (std::uint64_t{1} << 48)) invalid_root(path, "has a damaged superblock");
     if (static_cast<std::uint64_t>(found.st_size) < blocks << (10 + exponent)) invalid_root(path, "is truncated");
+    return static_cast<std::uint64_t>(found.st_size);
+}
+
+std::uint64_t disk_bytes(const MachineSpec& spec, std::uint64_t root_bytes) {
+    const std::uint64_t asked = static_cast<std::uint64_t>(spec.disk_gib) << 30;
+    return (std::max(asked, root_bytes) + 511) / 512 * 512;
 }
 
 }  // namespace pyro::vm

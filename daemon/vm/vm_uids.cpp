@@ -99,23 +99,22 @@ struct VmUids::Claims {
 VmUids::Lease& VmUids::Lease::operator=(Lease&& other) noexcept {
     if (this != &other) {
         release();
-        claims_ = std::move(other.claims_);
-        other.claims_.reset();
-        uid_ = other.uid_;
+        claims_ = std::exchange(other.claims_, nullptr);
+        uid_ = std::exchange(other.uid_, 0);
     }
     return *this;
 }
 
 void VmUids::Lease::release() noexcept {
-    const auto claims = std::move(claims_);
-    claims_.reset();
+    const auto claims = std::exchange(claims_, nullptr);
+    const uid_t uid = std::exchange(uid_, 0);
     if (!claims) return;
     try {
-        claims->store.release_uid(uid_);
+        claims->store.release_uid(uid);
     } catch (const Error&) {
         // The store says so itself (write_failure); the lease is taken back at the next start.
     }
-    claims->unlock(uid_);
+    claims->unlock(uid);
 }
 
 VmUids::VmUids(state::Store& store, uid_t first, uid_t last, const std::string& lock_file, const Accounts& accounts)

@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 
 namespace pyro::vm {
 
@@ -26,12 +27,12 @@ public:
     class Lease {  // gives the uid back when destroyed; keep it until every process of the uid is gone
     public:
         Lease() = default;
-        Lease(Lease&& other) noexcept : claims_(std::move(other.claims_)), uid_(other.uid_) { other.claims_.reset(); }
+        Lease(Lease&& other) noexcept : claims_(std::exchange(other.claims_, nullptr)), uid_(std::exchange(other.uid_, 0)) {}
         Lease& operator=(Lease&& other) noexcept;
         ~Lease() { release(); }
-        uid_t uid() const noexcept { return uid_; }
+        uid_t uid() const noexcept { return uid_; }  // 0: none
         void release() noexcept;
-        void keep() noexcept { claims_.reset(); }  // the VM goes on without this daemon
+        void keep() noexcept { claims_.reset(), uid_ = 0; }  // the VM goes on without this daemon
 
     private:
         friend class VmUids;

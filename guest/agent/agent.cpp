@@ -67,12 +67,16 @@ Agent::Agent(Surroundings surroundings) : surroundings_(std::move(surroundings))
     add(children_.get(), EPOLLIN, tag_children);
     add(wake_.get(), EPOLLIN, tag_wake);
     if (surroundings_.listener) add(surroundings_.listener.get(), EPOLLIN, tag_listener);
-    boot_id_ = read_small_file("/proc/sys/kernel/random/boot_id");
-    while (!boot_id_.empty() && boot_id_.back() == '\n') boot_id_.pop_back();
+    read_boot_id();
     if (surroundings_.port) use_port(std::move(surroundings_.port));
 }
 
 Agent::~Agent() = default;
+
+void Agent::read_boot_id() {
+    boot_id_ = read_small_file("/proc/sys/kernel/random/boot_id");
+    while (!boot_id_.empty() && boot_id_.back() == '\n') boot_id_.pop_back();
+}
 
 void Agent::use_port(UniqueFd port) {
     port_ = std::move(port);
@@ -232,7 +236,11 @@ void Agent::fill() {
     }
     if (ready_pending_) {
         ready_pending_ = false;
-        send(FrameType::ready, 0, 0, wire::encode(wire::Failure{failure_.substr(0, 1024)}));
+        send(FrameType::ready, 0, start_number_, wire::encode(wire::Failure{failure_.substr(0, 1024)}));
+    }
+    if (synced_pending_) {
+        synced_pending_ = false;
+        send(FrameType::synced, 0, 0, {});
     }
     // Everybody once around, beginning after whoever came first last time.
     const auto serve = [this](Exec& exec) {
@@ -282,6 +290,10 @@ void Agent::on_frame(const Frame& frame) {
         case FrameType::exec_part:
         case FrameType::exec: return on_exec(frame);
         case FrameType::shutdown: power_off_ = true; return;
+        case FrameType::sync:
+            ::sync();
+            synced_pending_ = true;
+            return;
         default: break;
     }
     const auto found = execs_.find(frame.stream);
@@ -320,7 +332,7 @@ void Agent::on_attach(const Frame& frame) {
     out_at_ = out_end_ = 0;
     spec_.clear(), spec_of_ = 0;
     hello_pending_ = true;
-    ready_pending_ = started_;
+    ready_pending_ = synced_pending_ = false;
     for (auto& [number, exec] : execs_) {
         const auto resume = std::find_if(attach.resume.begin(), attach.resume.end(), [n = number](const auto& r) { return r.exec == n; });
         if (resume == attach.resume.end()) exec->resume(0, 0);
@@ -331,11 +343,17 @@ void Agent::on_attach(const Frame& frame) {
 void Agent::on_start(const Frame& frame) {
     wire::Identity identity;
     failure_.clear();
+    // Until it is confirmed, nothing runs: a guest restored from an image would do so as somebody else.
+    started_ = false;
+    start_number_ = frame.offset;
     if (!wire::decode(frame.payload, identity)) {
         failure_ = "the identity is malformed";
     } else {
         try {
-            surroundings_.apply(identity, !started_);
+            if (!entered_) surroundings_.enter();
+            entered_ = true;
+            surroundings_.apply(identity);
+            read_boot_id();
             base_env_ = std::move(identity.env);
             started_ = true;
         } catch (const Error& e) {

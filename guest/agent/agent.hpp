@@ -17,7 +17,8 @@ struct Surroundings {
     UniqueFd port;                 // the port's device, for ever; or
     UniqueFd listener;             // a listening socket, whose connections come one after the other
     bool own_cgroups = false;
-    std::function<void(const proto::agent::Identity&, bool first)> apply;
+    std::function<void()> enter;   // the root disk, before the first identity
+    std::function<void(const proto::agent::Identity&)> apply;
     std::function<void()> power_off;
 };
 
@@ -47,13 +48,16 @@ private:
     void on_start(const proto::agent::Frame& frame);
     void on_exec(const proto::agent::Frame& frame);
     void remove_left_cgroups();
+    void read_boot_id();
 
     Surroundings surroundings_;
     UniqueFd epoll_, children_, port_, wake_;
     proto::agent::FrameDecoder decoder_{0, true};
     bool readable_ = false, writable_ = false;
-    bool hello_pending_ = false, ready_pending_ = false;
-    bool started_ = false;
+    bool hello_pending_ = false, ready_pending_ = false, synced_pending_ = false;
+    bool entered_ = false;                           // the root disk, once
+    bool started_ = false;                           // with the last identity
+    std::uint64_t start_number_ = 0;                 // of the last start
     bool power_off_ = false;
     std::string failure_;                            // of the last start
     std::vector<std::string> base_env_;

@@ -16,7 +16,7 @@ UniqueFd open_port(const std::string& name);
 // Mounts the root disk and makes it the root of this process and all it starts. Throws Error.
 void enter_root();
 
-// Clock, entropy, host name, machine id, resolver. Throws Error when the guest would be left without one of them.
+// Clock, entropy, host name, machine id, boot id, resolver. Throws Error when the guest would be left without one of them.
 void apply(const proto::agent::Identity& identity);
 
 // Ends every other process, syncs, makes the disk read-only and resets the machine (QEMU runs with -no-reboot).

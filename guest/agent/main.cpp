@@ -29,7 +29,8 @@ void hold_standard_descriptors() {
 int serve_socket(int fd) {
     pyro::guest::Surroundings surroundings;
     surroundings.listener = pyro::UniqueFd(fd);
-    surroundings.apply = [](const pyro::proto::agent::Identity&, bool) {};
+    surroundings.enter = [] {};
+    surroundings.apply = [](const pyro::proto::agent::Identity&) {};
     surroundings.power_off = [] {};
     ::prctl(PR_SET_CHILD_SUBREAPER, 1);
     pyro::guest::Agent agent(std::move(surroundings));
@@ -52,10 +53,8 @@ void be_init() {
     pyro::guest::Surroundings surroundings;
     surroundings.port = pyro::guest::open_port(pyro::proto::agent::port_name);
     surroundings.own_cgroups = true;
-    surroundings.apply = [](const pyro::proto::agent::Identity& identity, bool first) {
-        if (first) pyro::guest::enter_root();
-        pyro::guest::apply(identity);
-    };
+    surroundings.enter = pyro::guest::enter_root;
+    surroundings.apply = pyro::guest::apply;
     surroundings.power_off = pyro::guest::power_off;
     pyro::guest::Agent agent(std::move(surroundings));
     agent.run();

@@ -7,13 +7,18 @@ import hashlib
 import json
 import os
 import pathlib
+import select
 import shutil
 import signal
 import socket
 import sqlite3
 import subprocess
+import sys
 import tempfile
 import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "registry"))
+from oci import free_port  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 BUILD = pathlib.Path(os.environ.get("PYRO_BUILD", ROOT / "build"))
@@ -33,6 +38,11 @@ def processes():
                 yield int(entry.name), text.decode(errors="replace")
 
 
+def below(folder):
+    """Every path below it, sorted; what vanishes meanwhile is none."""
+    return sorted(pathlib.Path(path) / name for path, folders, files in os.walk(folder) for name in folders + files)
+
+
 class Site:
     def __init__(self, config="", environments=True, pyrod=None, env=None):
         self.path = pathlib.Path(tempfile.mkdtemp(prefix="pyro-", dir="/tmp"))
@@ -50,6 +60,9 @@ class Site:
         self.guests = 0
 
     def write_config(self, extra):
+        # Most tests are about a machine's own boot; those of templates ask for them, and PYRO_TEST_WARM asks for all.
+        if "[templates]" not in extra and not os.environ.get("PYRO_TEST_WARM"):
+            extra += "\n[templates]\nenabled = false\n"
         self.config.write_text(
             f'state_dir = "{self.state}"\nrun_dir = "{self.run_dir}"\nsocket = "{self.socket}"\nsocket_group = "root"\n{self.top_level(extra)}\n'
             f'[guest]\nkernel = "{BUILD}/guest/vmlinux"\ninitramfs = "{BUILD}/guest/initramfs"\n\n'
@@ -73,10 +86,18 @@ class Site:
         log.close()
         os.close(write)
         with os.fdopen(ready) as pipe:
+            if not select.select([pipe], [], [], WAIT)[0]:
+                self.daemon.kill()
             said = pipe.read()
         if said != "ready\n":
+            self.daemon.kill()  # one that ended has its own exit status all the same
             raise AssertionError(f"pyrod did not start ({self.daemon.wait()}):\n{self.log()}")
         return self
+
+    def start_again(self):
+        """After a test that ended before it did so."""
+        if self.daemon is None or self.daemon.poll() is not None:
+            self.start()
 
     def log(self):
         return (self.path / "pyrod.log").read_text(errors="replace")
@@ -135,11 +156,7 @@ class Site:
 
     def leftovers(self):
         """Files and directories that only a living VM or pull may have."""
-        found = []
-        for folder in (self.run_dir / "vm", self.state / "vm", self.state / "ingest"):
-            if folder.is_dir():
-                found += [str(p.relative_to(self.path)) for p in folder.rglob("*")]
-        return sorted(found)
+        return [str(p.relative_to(self.path)) for folder in (self.run_dir / "vm", self.state / "vm", self.state / "ingest") for p in below(folder)]
 
     def check_leaks(self):
         processes_left = self.own_processes()
@@ -261,12 +278,6 @@ class Client:
 
     def __exit__(self, *_):
         self.close()
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 PORT = free_port()  # of this module's registry

@@ -3,6 +3,8 @@
 #include "common/crash_point.hpp"
 
 #include "common/error.hpp"
+#include "common/sparse_digest.hpp"
+#include "daemon/io/offload.hpp"
 #include "daemon/io/task_group.hpp"
 #include "daemon/vm/qemu/qcow2.hpp"
 #include "daemon/vm/qemu/qmp.hpp"
@@ -11,8 +13,10 @@
 
 #include <algorithm>
 #include <array>
+#include <sstream>
 
 #include <fcntl.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -50,12 +54,15 @@ private:
 };
 
 struct InstanceState {
-    InstanceState(io::Executor e, supervise::Supervisor& s) : executor(e), supervisor(s), ended(e), control_up(e), console_end(e), messages_end(e) {}
+    InstanceState(io::Executor e, supervise::Supervisor& s)
+        : executor(e), supervisor(s), ended(e), control_up(e), console_end(e), messages_end(e), saved(e) {}
     io::Executor executor;
     supervise::Supervisor& supervisor;
     std::string id, directory, scope;
     std::shared_ptr<supervise::Process> process;
     std::unique_ptr<Qmp> qmp;
+    std::vector<Qmp::Command> first_commands;
+    std::string migration;     // QEMU's last word about it
     Tail console{console_kept}, messages{messages_kept};
     std::function<void()> progress;
     std::uint64_t signs = 0;
@@ -65,7 +72,7 @@ struct InstanceState {
     bool released = false;
     std::stop_source released_stop;
     ExitReason reason;
-    io::Event ended, control_up, console_end, messages_end;
+    io::Event ended, control_up, console_end, messages_end, saved;
 
     void sign_of_life() {
         if (progress && signs < progress_signs) {
@@ -93,6 +100,12 @@ io::Task<void> read_tail(StatePtr state, io::Stream stream, Tail InstanceState::
 
 void note_event(InstanceState& state, const std::string& name, const nlohmann::json& data) {
     state.sign_of_life();
+    if (name == "MIGRATION") {
+        const auto status = data.find("status");
+        if (status == data.end() || !status->is_string() || (*status != "completed" && *status != "failed")) return;
+        state.migration = status->get<std::string>();
+        state.saved.set();
+    }
     if (name != "SHUTDOWN") return;
     const auto reason = data.find("reason");
     static constexpr std::array known{"host-error", "host-qmp-quit", "host-qmp-system-reset", "host-signal", "host-ui",
@@ -107,7 +120,7 @@ io::Task<void> open_control(StatePtr state, std::stop_token stop) {
         if (auto alive = weak.lock()) note_event(*alive, name, data);
     };
     io::Stream stream = co_await io::Stream::connect(state->directory + "/qmp", deadline.token());
-    state->qmp = co_await Qmp::open(std::move(stream), std::move(on_event), deadline.token());
+    state->qmp = co_await Qmp::open(std::move(stream), std::move(on_event), state->first_commands, deadline.token());
     state->sign_of_life();
     state->control_up.set();
 }
@@ -139,6 +152,7 @@ io::Task<void> keep_control(StatePtr state) {
     }
     if (state->qmp) co_await state->qmp->close();
     state->control_up.set();
+    state->saved.set();
 }
 
 ExitReason reason_of(const InstanceState& state, const supervise::ExitStatus& status) {
@@ -184,6 +198,19 @@ public:
         auto state = state_;
         io::Stream stream = co_await io::Stream::connect(state->directory + "/agent", stop);
         co_return stream;
+    }
+
+    io::Task<void> save(UniqueFd devices, std::stop_token stop) override {
+        auto state = state_;
+        co_await state->control_up.wait(stop);
+        if (state->control_lost) throw Error(*state->control_lost);
+        co_await state->qmp->pass_fd("devices", std::move(devices), stop);
+        nlohmann::json where = nlohmann::json::object();
+        where["uri"] = "fd:devices";
+        co_await state->qmp->execute("migrate", std::move(where), stop);
+        co_await state->saved.wait(stop);
+        if (state->control_lost) throw Error(*state->control_lost);
+        if (state->migration != "completed") throw Error(ErrorCode::internal, "QEMU could not save the machine");
     }
 
     io::Task<void> quit(std::stop_token stop) override {
@@ -273,6 +300,34 @@ std::string stamp_of(const std::string& path) {
     return path + " " + std::to_string(found.st_size) + " " + std::to_string(found.st_mtim.tv_sec) + "." + std::to_string(found.st_mtim.tv_nsec);
 }
 
+// Shared memory is not part of a saved state: it stays where it is.
+Qmp::Command capabilities_of_images() {
+    nlohmann::json capabilities = nlohmann::json::array();
+    for (const char* name : {"x-ignore-shared", "events"}) capabilities.push_back({{"capability", name}, {"state", true}});
+    Qmp::Command out;
+    out.name = "migrate-set-capabilities";
+    out.arguments["capabilities"] = std::move(capabilities);
+    return out;
+}
+
+// The state says that the guest was running: it runs on as soon as it is loaded.
+Qmp::Command go_on() {
+    Qmp::Command out;
+    out.name = "migrate-incoming";
+    out.arguments["uri"] = "fd:" + std::to_string(devices_fd);
+    return out;
+}
+
+// Of a processor whose features a KVM guest sees.
+std::string processor_features() {
+    std::istringstream lines(read_file("/proc/cpuinfo", 16u << 20));
+    std::string out;
+    for (std::string line; std::getline(lines, line) && !line.empty();)
+        for (const char* key : {"vendor_id", "cpu family", "model\t", "stepping", "microcode", "flags"})
+            if (line.starts_with(key)) out += line + "\n";
+    return out;
+}
+
 UniqueFd open_part(const std::string& path, const char* what, const char* cure) {
     try {
         return open_file(path, O_RDONLY);
@@ -284,7 +339,7 @@ UniqueFd open_part(const std::string& path, const char* what, const char* cure) 
 class QemuHypervisor final : public Hypervisor {
 public:
     QemuHypervisor(io::Executor executor, supervise::Supervisor& supervisor, BackendConfig config)
-        : executor_(executor), supervisor_(supervisor), config_(std::move(config)), probing_(executor, 1), tasks_(executor) {}
+        : executor_(executor), supervisor_(supervisor), config_(std::move(config)), probing_(executor, 1), digesting_(executor, 1), tasks_(executor) {}
 
     io::Task<HostCapabilities> probe(std::stop_token stop) override {
         auto turn = co_await probing_.acquire(stop);
@@ -309,14 +364,39 @@ public:
         launch.spec = plan.spec;
         launch.dies_with_daemon = plan.dies_with_daemon;
         Descriptors fds;
-        fds.root = open_part(plan.disks.root_image, "the environment's root image cannot be used", "pull the environment again");
-        struct stat root{};
-        if (::fstat(fds.root.get(), &root) != 0) throw Error::from_errno("look at " + plan.disks.root_image);
-        launch.disk_bytes = virtual_disk_size(plan.spec, static_cast<std::uint64_t>(root.st_size));
+        if (!plan.disks.root_image.empty())
+            fds.root = open_part(plan.disks.root_image, "the environment's root image cannot be used", "pull the environment again");
+        launch.disk_bytes = plan.disks.bytes;
+        if (!plan.disks.base.empty()) fds.base = open_file(plan.disks.base, O_RDONLY | O_NOFOLLOW);
         fds.overlay = open_overlay(plan.disks, launch.disk_bytes);
+        if (plan.memory) fds.memory = std::move(plan.memory);
+        if (plan.resume) {
+            fds.memory = plan.resume->memory.duplicate();
+            fds.devices = reopened(plan.resume->devices);
+        }
         StatePtr state = co_await start(std::move(launch), std::move(fds), plan.id, plan.directory, std::move(plan.before_exec));
+        plan.resume.reset();
         std::unique_ptr<Instance> instance = std::make_unique<QemuInstance>(std::move(state));
         co_return instance;
+    }
+
+    io::Task<ImageBasis> image_basis(MachineSpec spec, std::uint64_t disk_bytes, std::stop_token stop) override {
+        const HostCapabilities host = co_await probe(stop);
+        const std::string programs = co_await programs_digest();
+        Launch launch;
+        launch.accelerator = host.accelerator;
+        launch.spec = spec;
+        launch.disk_bytes = disk_bytes;
+        // The command line itself, with everything in it that is the same for all machines of this size.
+        Descriptors none;
+        for (UniqueFd* fd : {&none.memory, &none.overlay, &none.messages}) *fd = UniqueFd(::eventfd(0, EFD_CLOEXEC));
+        const supervise::Command command = command_line(config_.programs, launch, std::move(none));
+        ImageBasis basis;
+        basis.fingerprint = programs + "\ndisk " + std::to_string(disk_bytes);
+        for (const std::string& word : command.argv) basis.fingerprint += "\n" + word;
+        if (host.accelerator == Accelerator::kvm) basis.fingerprint += "\n" + processor_features();
+        basis.tsc_khz = co_await tsc_.khz();
+        co_return basis;
     }
 
     io::Task<std::unique_ptr<Instance>> adopt(InstanceRecord record, std::stop_token stop) override {
@@ -382,6 +462,27 @@ private:
         return fd;
     }
 
+    // Content, not names: a program that was replaced is another program. Hashed again when a file was.
+    io::Task<std::string> programs_digest() {
+        const std::array paths{config_.programs.qemu, config_.programs.kernel, config_.programs.initramfs};
+        std::string stamps;
+        for (const std::string& path : paths) stamps += stamp_of(path) + "\n";
+        const auto turn = co_await digesting_.acquire(std::stop_token());
+        if (stamps != programs_stamps_) {
+            const auto hash = [paths] {
+                std::string out;
+                for (const std::string& path : paths) {
+                    const UniqueFd fd = open_file(path, O_RDONLY);
+                    out += sparse_digest(fd.get()).str() + "\n";
+                }
+                return out;
+            };
+            programs_digest_ = co_await io::offload(hashing_, hash);
+            programs_stamps_ = std::move(stamps);
+        }
+        co_return std::string(programs_digest_);
+    }
+
     io::Task<HostCapabilities> choose(std::stop_token stop) {
         AcceleratorProbe::Boot boot = [this](std::vector<gid_t> groups, std::stop_token token) { return trial(std::move(groups), std::move(token)); };
         std::string key = stamp_of(config_.programs.qemu) + " " + stamp_of(config_.programs.kernel);
@@ -411,6 +512,8 @@ private:
         state->id = id;
         state->directory = directory;
         state->scope = scope.name;
+        if (fds.memory) state->first_commands.push_back(capabilities_of_images());
+        if (fds.devices) state->first_commands.push_back(go_on());
         supervise::Command command = command_line(config_.programs, launch, std::move(fds));
         state->process = co_await supervisor_.spawn(std::move(command), scope, std::move(before_exec));
         tasks_.spawn(read_tail(state, io::Stream(executor_, std::move(console.first)), &InstanceState::console, &InstanceState::console_end));
@@ -480,7 +583,9 @@ private:
     supervise::Supervisor& supervisor_;
     BackendConfig config_;
     TscRate tsc_;
-    io::Semaphore probing_;
+    io::Semaphore probing_, digesting_;
+    io::WorkerPool hashing_{1};
+    std::string programs_stamps_, programs_digest_;
     std::optional<HostCapabilities> capabilities_;
     std::vector<gid_t> kvm_groups_;
     io::TaskGroup tasks_;

@@ -9,7 +9,6 @@ namespace pyro::vm::qemu {
 namespace {
 
 constexpr std::uint64_t mib = 1 << 20;
-constexpr std::uint64_t gib = 1 << 30;
 constexpr std::uint64_t code_buffer_mib = 64;
 
 // A descriptor QEMU duplicates for itself: no path is ever opened for a disk, and no lock is taken on a shared one.
@@ -32,12 +31,6 @@ nlohmann::ordered_json by_fd(const char* node, const char* format, int set, bool
 std::uint64_t memory_limit(const MachineSpec& spec, Accelerator accelerator) {
     const std::uint64_t emulation = accelerator == Accelerator::tcg ? code_buffer_mib : 0;
     return (static_cast<std::uint64_t>(spec.mem_mib) + emulation + 256) * mib;
-}
-
-std::uint64_t virtual_disk_size(const MachineSpec& spec, std::uint64_t root_size) {
-    const std::uint64_t asked = static_cast<std::uint64_t>(spec.disk_gib) * gib;
-    const std::uint64_t size = asked > root_size ? asked : root_size;
-    return (size + 511) / 512 * 512;
 }
 
 supervise::Command command_line(const Programs& programs, const Launch& launch, Descriptors descriptors) {
@@ -63,7 +56,7 @@ supervise::Command command_line(const Programs& programs, const Launch& launch, 
          // 5-level paging only costs an emulator, and with ERMS its guest copies byte by byte (with FSRM alone, which QEMU 10
          // emulates too, Linux 6.1 hangs); nested hosts cannot set what ARCH_CAPABILITIES asks for.
          "-cpu", kvm ? "host,-arch-capabilities" : "max,la57=off,erms=off,fsrm=off",
-         "-machine", "microvm,acpi=off",
+         "-machine", descriptors.memory ? "microvm,acpi=off,memory-backend=ram" : "microvm,acpi=off",
          "-m", std::to_string(launch.spec.mem_mib),
          "-smp", std::to_string(launch.spec.vcpu_count),
          "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
@@ -71,13 +64,30 @@ supervise::Command command_line(const Programs& programs, const Launch& launch, 
          "-kernel", "/proc/self/fd/" + pass(std::move(descriptors.kernel)),
          "-initrd", "/proc/self/fd/" + pass(std::move(descriptors.initramfs)),
          "-append", append});
-    if (descriptors.root) {
-        add({"-add-fd", "set=1,fd=" + pass(std::move(descriptors.root)),
-             "-add-fd", "set=2,fd=" + pass(std::move(descriptors.overlay))});
-        const auto root = by_fd("root", "raw", 1, true);
-        auto disk = by_fd("disk", "qcow2", 2, false);
-        disk["backing"] = "root";
-        add({"-blockdev", root.dump(), "-blockdev", disk.dump(), "-device", "virtio-blk-device,drive=disk"});
+    if (descriptors.memory) {
+        // To go on from an image is to map it privately: what this guest changes is its own.
+        add({"-object", "memory-backend-file,id=ram,size=" + std::to_string(launch.spec.mem_mib) + "M,share=" + (descriptors.devices ? "off" : "on") +
+                            ",mem-path=/proc/self/fd/" + pass(std::move(descriptors.memory))});
+    }
+    if (descriptors.devices) {
+        add({"-incoming", "defer"});
+        command.fds.push_back({std::move(descriptors.devices), devices_fd});
+    }
+    if (descriptors.overlay) {
+        std::string below;
+        int sets = 0;
+        const auto layer = [&](const char* name, const char* format, UniqueFd fd, bool read_only) {
+            const int set = ++sets;
+            add({"-add-fd", "set=" + std::to_string(set) + ",fd=" + pass(std::move(fd))});
+            auto node = by_fd(name, format, set, read_only);
+            if (!below.empty()) node["backing"] = below;
+            add({"-blockdev", node.dump()});
+            below = name;
+        };
+        if (descriptors.root) layer("root", "raw", std::move(descriptors.root), true);
+        if (descriptors.base) layer("base", "qcow2", std::move(descriptors.base), true);
+        layer("disk", "qcow2", std::move(descriptors.overlay), false);
+        add({"-device", "virtio-blk-device,drive=disk"});
     }
     add({"-chardev", "socket,id=console,fd=" + pass(std::move(descriptors.console)), "-serial", "chardev:console",
          "-chardev", "socket,id=agent,server=on,wait=off,fd=" + pass(std::move(descriptors.agent)),

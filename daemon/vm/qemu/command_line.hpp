@@ -15,7 +15,9 @@ struct Programs {
 // The descriptors of one machine. Disks may be absent in a probe.
 struct Descriptors {
     UniqueFd kernel, initramfs;
-    UniqueFd root, overlay;
+    UniqueFd root, base, overlay;
+    UniqueFd memory;           // a memfd; absent: memory of its own
+    UniqueFd devices;          // a saved state to go on from
     UniqueFd qmp, agent;       // listening sockets
     UniqueFd console;          // a connected socket
     UniqueFd messages;         // what QEMU itself says: its stdout and stderr
@@ -32,12 +34,13 @@ struct Launch {
     bool verbose_kernel = false;
 };
 
+// Where QEMU finds the state to go on from.
+inline constexpr int devices_fd = 64;
+
 // The program with its credentials, namespaces and limits; it owns the descriptors. Pure.
 supervise::Command command_line(const Programs& programs, const Launch& launch, Descriptors descriptors);
 
 // Bytes for the whole scope: the guest's memory, and beside it translated code, devices, QEMU itself.
 std::uint64_t memory_limit(const MachineSpec& spec, Accelerator accelerator);
-// Bytes, a multiple of 512: what was asked for, and never less than the root image (`root_size` bytes).
-std::uint64_t virtual_disk_size(const MachineSpec& spec, std::uint64_t root_size);
 
 }  // namespace pyro::vm::qemu

@@ -68,8 +68,8 @@ std::int64_t number_of(const json& object, const char* key) {
 }  // namespace
 
 struct Qmp::State {
-    State(io::Executor executor, io::Stream connected, OnEvent listener)
-        : stream(std::move(connected)), on_event(std::move(listener)), writing(executor, 1), ended(executor), tasks(executor) {}
+    State(io::Executor executor_, io::Stream connected, OnEvent listener)
+        : executor(executor_), stream(std::move(connected)), on_event(std::move(listener)), writing(executor, 1), ended(executor), tasks(executor) {}
 
     struct Pending {
         explicit Pending(io::Executor executor) : answered(std::move(executor)) {}
@@ -77,6 +77,7 @@ struct Qmp::State {
         json answer;
     };
 
+    io::Executor executor;
     io::Stream stream;
     OnEvent on_event;
     io::Semaphore writing;
@@ -102,6 +103,38 @@ struct Qmp::State {
         pending.erase(it);
         waiter->answer = message;
         waiter->answered.set();
+    }
+
+    // The words of a command, and where its answer will be.
+    std::pair<std::string, std::shared_ptr<Pending>> prepare(const Command& command) {
+        const std::int64_t id = ++next_id;
+        json request = json::object();
+        request["execute"] = command.name;
+        request["id"] = id;
+        if (!command.arguments.empty()) request["arguments"] = command.arguments;
+        auto waiter = std::make_shared<Pending>(executor);
+        pending.emplace(id, waiter);
+        return {request.dump() + "\n", std::move(waiter)};
+    }
+
+    io::Task<json> answer(std::string command, std::shared_ptr<Pending> waiter, std::stop_token stop) {
+        co_await waiter->answered.wait(stop);  // stopped: the answer, when it comes, is still known as one asked for
+        if (waiter->answer.is_null()) throw Error(failure);
+        if (const auto error = waiter->answer.find("error"); error != waiter->answer.end())
+            throw Error(ErrorCode::internal, "QEMU refused " + command + ": " + (error->is_object() ? text_of(*error, "desc") : "no reason given"));
+        const auto result = waiter->answer.find("return");
+        if (result == waiter->answer.end()) throw Error(ErrorCode::guest_failed, "QEMU answered " + command + " with neither a result nor an error");
+        json out = *result;
+        co_return out;
+    }
+
+    // Not stopped half way: a message cut short would spoil the connection. QEMU reads, or dies.
+    io::Task<void> write(std::string lines) {
+        try {
+            co_await stream.write_all(std::move(lines), tasks.token());
+        } catch (const Cancelled&) {
+            throw Error(ErrorCode::unavailable, "the control connection was closed");
+        }
     }
 
     void end(std::optional<Error> why) {
@@ -157,17 +190,25 @@ std::string version_in(const json& greeting) {
 Qmp::Qmp(std::shared_ptr<State> state) : state_(std::move(state)) {}
 Qmp::~Qmp() = default;
 
-io::Task<std::unique_ptr<Qmp>> Qmp::open(io::Stream stream, OnEvent on_event, std::stop_token stop) {
+io::Task<std::unique_ptr<Qmp>> Qmp::open(io::Stream stream, OnEvent on_event, std::vector<Command> first, std::stop_token stop) {
     io::Executor executor = co_await io::this_executor();
-    const json greeting = co_await greeting_of(stream, stop);
     auto state = std::make_shared<State>(executor, std::move(stream), std::move(on_event));
-    state->version = version_in(greeting);
-    state->tasks.spawn(read_messages(state));
     std::unique_ptr<Qmp> qmp(new Qmp(state));
+    first.insert(first.begin(), Command{"qmp_capabilities", json::object()});
+    std::string lines;
+    std::vector<std::shared_ptr<State::Pending>> waiters;
+    for (const Command& command : first) {
+        auto [line, waiter] = state->prepare(command);
+        lines += line;
+        waiters.push_back(std::move(waiter));
+    }
     std::exception_ptr failure;
     try {
-        json none = json::object();
-        co_await qmp->execute("qmp_capabilities", std::move(none), stop);
+        co_await state->write(std::move(lines));
+        const json greeting = co_await greeting_of(state->stream, stop);
+        state->version = version_in(greeting);
+        state->tasks.spawn(read_messages(state));
+        for (std::size_t i = 0; i < first.size(); ++i) co_await state->answer(first[i].name, waiters[i], stop);
     } catch (...) {
         failure = std::current_exception();
     }
@@ -180,33 +221,33 @@ io::Task<std::unique_ptr<Qmp>> Qmp::open(io::Stream stream, OnEvent on_event, st
 
 io::Task<json> Qmp::execute(std::string command, json arguments, std::stop_token stop) {
     auto state = state_;
-    io::Executor executor = co_await io::this_executor();
     if (state->ended.is_set()) throw Error(state->failure);
-    const std::int64_t id = ++state->next_id;
-    json request = json::object();
-    request["execute"] = command;
-    request["id"] = id;
-    if (!arguments.empty()) request["arguments"] = std::move(arguments);
-    std::string line = request.dump() + "\n";
-    auto waiter = std::make_shared<State::Pending>(executor);
+    const Command asked{command, std::move(arguments)};
+    std::shared_ptr<State::Pending> waiter;
     {
-        auto turn = co_await state->writing.acquire(stop);
-        state->pending.emplace(id, waiter);
-        // Not stopped half way: a message cut short would spoil the connection. QEMU reads, or dies.
-        try {
-            co_await state->stream.write_all(std::move(line), state->tasks.token());
-        } catch (const Cancelled&) {
-            throw Error(ErrorCode::unavailable, "the control connection was closed");
-        }
+        const auto turn = co_await state->writing.acquire(stop);
+        auto prepared = state->prepare(asked);
+        waiter = std::move(prepared.second);
+        co_await state->write(std::move(prepared.first));
     }
-    co_await waiter->answered.wait(stop);  // stopped: the answer, when it comes, is still known as one asked for
-    if (waiter->answer.is_null()) throw Error(state->failure);
-    if (const auto error = waiter->answer.find("error"); error != waiter->answer.end())
-        throw Error(ErrorCode::internal, "QEMU refused " + command + ": " + (error->is_object() ? text_of(*error, "desc") : "no reason given"));
-    const auto result = waiter->answer.find("return");
-    if (result == waiter->answer.end()) throw Error(ErrorCode::guest_failed, "QEMU answered " + command + " with neither a result nor an error");
-    json out = *result;
+    json out = co_await state->answer(std::move(command), std::move(waiter), stop);
     co_return out;
+}
+
+io::Task<void> Qmp::pass_fd(std::string name, UniqueFd fd, std::stop_token stop) {
+    auto state = state_;
+    if (state->ended.is_set()) throw Error(state->failure);
+    json arguments = json::object();
+    arguments["fdname"] = std::move(name);
+    const Command asked{"getfd", std::move(arguments)};
+    std::shared_ptr<State::Pending> waiter;
+    {
+        const auto turn = co_await state->writing.acquire(stop);
+        auto prepared = state->prepare(asked);
+        waiter = std::move(prepared.second);
+        state->stream.send_with_fd(prepared.first, fd.get());
+    }
+    co_await state->answer(asked.name, std::move(waiter), stop);
 }
 
 io::Task<void> Qmp::closed(std::stop_token stop) {

@@ -7,6 +7,7 @@ import tempfile
 import threading
 
 IN, OUT, ERR, RESIZE, EOF = range(5)
+WAIT = 60  # seconds: a deadline that only a hang reaches
 
 
 def frame(stream, data):
@@ -108,7 +109,7 @@ class FakePyrod:
 
     def attached(self, ticket):
         with self.changed:
-            if not self.changed.wait_for(lambda: ticket in self.waiting, timeout=20):
+            if not self.changed.wait_for(lambda: ticket in self.waiting, timeout=WAIT):
                 raise AssertionError("the client did not attach")
             return self.waiting.pop(ticket)
 

@@ -6,7 +6,6 @@ import os
 import pathlib
 import select
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -14,7 +13,8 @@ import threading
 import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
-sys.path.insert(0, str(ROOT / "tests/support/registry"))
+sys.path[:0] = [str(ROOT / "tests/support"), str(ROOT / "tests/support/registry")]
+import children  # noqa: E402
 import oci  # noqa: E402
 
 BIN = pathlib.Path(os.environ.get("PYRO_BUILD", ROOT / "build")) / "bin"
@@ -27,16 +27,27 @@ def debian_like(seed=b"a", size=400_000):
                       oci.layer({"opt": None, "opt/data": oci.noise(size, seed), "etc/.wh.os-release": b""})], config={"User": "1000", "Cmd": ["sh"], "Env": ["A=b"]})
 
 
-def processes_with(text):
-    found = []
-    for entry in pathlib.Path("/proc").iterdir():
-        if entry.name.isdigit():
+def holds(entry, text):
+    """Whether that process of /proc has a file open whose name contains the text. Files may close, and it may end, meanwhile."""
+    with contextlib.suppress(OSError):
+        for fd in os.listdir(entry / "fd"):
             with contextlib.suppress(OSError):
-                for fd in (entry / "fd").iterdir():
-                    if text in os.readlink(fd):
-                        found.append(int(entry.name))
-                        break
-    return found
+                if text in os.readlink(entry / "fd" / fd):
+                    return True
+    return False
+
+
+def processes_with(text):
+    return [int(entry.name) for entry in pathlib.Path("/proc").iterdir() if entry.name.isdigit() and holds(entry, text)]
+
+
+def handles(pids):
+    """Of those that still are."""
+    out = []
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            out.append(os.pidfd_open(pid))
+    return out
 
 
 class CacheCase(unittest.TestCase):
@@ -58,7 +69,7 @@ class CacheCase(unittest.TestCase):
         return json.dumps({"worker": str(BIN / "pyro-image"), "mirrors": mirrors, "sources": ["registry"], **more})
 
     def start(self, command, *args, registry=None, **more):
-        return subprocess.Popen([BIN / "env-tool", self.state, self.options(registry, **more), command, *args], stdout=subprocess.PIPE, text=True)
+        return children.ends_with(self, subprocess.Popen([BIN / "env-tool", self.state, self.options(registry, **more), command, *args], stdout=subprocess.PIPE, text=True))
 
     def lines(self, command, *args, **kwargs):
         process = self.start(command, *args, **kwargs)
@@ -180,7 +191,7 @@ class Pulls(CacheCase):
         self.assertGreater(int(ranges[-1].removeprefix("bytes=").rstrip("-")), 0)
 
     def test_a_killed_daemon_leaves_nothing_half_visible(self):
-        release, arrived = threading.Event(), threading.Event()
+        release = threading.Event()
         self.addCleanup(release.set)
         image = debian_like(size=6 << 20)
 
@@ -188,7 +199,6 @@ class Pulls(CacheCase):
             if name != image.layer_digests[1] or handler.headers.get("Range"):
                 return False
             handler.answer(200, image.blobs[name][:4 << 20], announce=len(image.blobs[name]))
-            arrived.set()
             release.wait(WAIT)
             handler.hang_up()
             return True
@@ -198,11 +208,10 @@ class Pulls(CacheCase):
             event = json.loads(line)
             if event.get("digest") == image.layer_digests[1] and event["done"] > 1 << 20:
                 break
-        workers = [os.pidfd_open(pid) for pid in processes_with(str(self.folder)) if pid != process.pid]
+        workers = handles(pid for pid in processes_with(str(self.folder)) if pid != process.pid)
         self.assertTrue(workers)
         process.kill()
         process.wait(WAIT)
-        process.stdout.close()
         for fd in workers:  # the kernel ends them with the daemon
             self.assertTrue(select.select([fd], [], [], WAIT)[0])
             os.close(fd)
@@ -334,6 +343,19 @@ class Prune(CacheCase):
             self.assertEqual(list((self.state / folder).iterdir()), [])
 
 
+    def test_a_pull_begun_while_prune_removes_finds_what_it_counts_on(self):
+        registry = self.registry()
+        self.last("pull", "debian:12", registry=registry)
+        blobs = self.state / "blobs/sha256"
+        wanted = sorted(path.name for path in blobs.iterdir())
+        for n in range(20_000):  # prune comes to them first, and has to do with them for a while
+            (blobs / f"{n:064x}").touch()
+        line = self.last("pull-while-pruned", "debian:12", registry=registry)
+        self.assertEqual(line.get("digest"), oci.digest(self.image.manifest), line)
+        self.assertEqual(sorted(path.name for path in blobs.iterdir()), wanted)
+        self.assertEqual(self.state_of()["state"], "installed")
+
+
 # Stands in for mmdebstrap where the archive itself is not the point: what it may do shows in what it packs.
 FAKE_MMDEBSTRAP = r"""#!/bin/sh
 set -e
@@ -364,9 +386,9 @@ class Archive(CacheCase):
         return str(path)
 
     def gone(self):
-        class Gone:
-            url = f"http://127.0.0.1:{oci.free_port()}"
-        return Gone
+        silence = oci.Silence()
+        self.addCleanup(silence.close)
+        return silence
 
     def test_where_no_registry_can_be_reached_the_archive_is_the_source(self):
         out = self.last("pull", "debian:12", registry=self.gone(), sources=["registry", "debian-archive"], mmdebstrap=self.fake())
@@ -404,20 +426,14 @@ class Archive(CacheCase):
         # It says that it holds when all it starts is there to stay: one in its group, one that left it.
         process = self.start("pull", "debian:12", sources=["debian-archive"], mmdebstrap=self.fake(
             "#!/bin/sh\nmkfifo /tmp/wait /tmp/hold\nsetsid sh -c 'read x < /tmp/hold' &\necho 'I: holding' >&2\nread x < /tmp/wait\n"))
-        self.addCleanup(process.stdout.close)
-        self.addCleanup(process.wait)
-        self.addCleanup(process.kill)
         for line in process.stdout:
             if json.loads(line).get("message") == "holding":
                 break
-        children = []
-        for pid in self.descendants(process.pid):
-            with contextlib.suppress(ProcessLookupError):  # mkfifo was one of them
-                children.append(os.pidfd_open(pid))
-        self.assertGreaterEqual(len(children), 3)
+        below = handles(self.descendants(process.pid))  # mkfifo was one of them
+        self.assertGreaterEqual(len(below), 3)
         process.kill()
         process.wait(WAIT)
-        for fd in children:
+        for fd in below:
             self.assertTrue(select.select([fd], [], [], WAIT)[0])
             os.close(fd)
         self.assertEqual(self.state_of()["state"], "available")  # the start of the next one tidies up

@@ -2,6 +2,7 @@
 #include <sys/stat.h>
 
 #include <cstdio>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "common/error.hpp"
@@ -105,6 +106,14 @@ struct Tool {
                 lease = co_await cache->ensure(name, viewer, plain, std::move(progress), never);
             env::PruneOutcome out = co_await cache->prune(command != "prune", viewer, never);
             print({{"removed", out.removed}, {"freed", out.freed_bytes}});
+        } else if (command == "pull-while-pruned") {
+            io::TaskGroup group(executor);
+            std::function<io::Task<void>()> prune = [this, never]() -> io::Task<void> { co_await cache->prune(true, viewer, never); };
+            group.spawn(prune);
+            while (!std::filesystem::is_empty(options.path("environments")))  // until prune removes what nobody uses
+                co_await io::sleep_for(std::chrono::milliseconds(1), never);
+            group.spawn(one(0, false));
+            co_await group.join();
         } else if (command == "together" || command == "one-leaves" || command == "all-leave") {
             io::TaskGroup group(executor);
             for (int i = 0; i < 4; ++i)

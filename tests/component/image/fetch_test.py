@@ -12,7 +12,8 @@ import threading
 import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
-sys.path.insert(0, str(ROOT / "tests/support/registry"))
+sys.path[:0] = [str(ROOT / "tests/support"), str(ROOT / "tests/support/registry")]
+import children  # noqa: E402
 import oci  # noqa: E402
 
 WORKER = pathlib.Path(os.environ.get("PYRO_BUILD", ROOT / "build")) / "bin/pyro-image"
@@ -45,7 +46,7 @@ class FetchCase(unittest.TestCase):
         request = {"reference": f"{repository}:{selector}", "endpoint": registry.url, "repository": repository, "selector": selector,
                    "directory_fd": fd, "hosts": {registry.host: policy} if hosts is None else hosts, "attempts": 3, "retry_base_ms": 5, **more}
         user = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
-        process = subprocess.Popen([WORKER, "fetch"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=fds, **user)
+        process = children.ends_with(self, subprocess.Popen([WORKER, "fetch"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=fds, **user))
         for one in fds:
             os.close(one)
         process.stdin.write(json.dumps(request).encode())
@@ -405,10 +406,9 @@ class Faults(FetchCase):
         self.assertEqual(registry.requests, [])
 
     def test_nobody_there_is_told_from_a_refusal(self):
-        class Gone:
-            host = f"127.0.0.1:{oci.free_port()}"
-            url = f"http://{host}"
-        self.assertEqual(self.fails("unavailable", Gone)["details"], {"cause": "unreachable"})
+        gone = oci.Silence()
+        self.addCleanup(gone.close)
+        self.assertEqual(self.fails("unavailable", gone)["details"], {"cause": "unreachable"})
 
         class Unknown:
             host = "registry.invalid"
@@ -441,7 +441,6 @@ class Faults(FetchCase):
                 break
         process.kill()
         process.wait(WAIT)
-        process.stdout.close()
         release.set()
         self.assertTrue((self.directory / (target[7:] + ".part")).exists())
         self.assertFalse((self.directory / target[7:]).exists())

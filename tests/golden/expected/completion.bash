@@ -15,7 +15,7 @@ _pyro_flags() {
         'env pull') echo '--force --json --socket --help' ;;
         'env inspect') echo '--json --socket --help' ;;
         'env prune') echo '--all --json --socket --help' ;;
-        'run') echo '--vcpu-count --mem-mib --disk-gib --ttl-seconds --network --allow-host-compat --timeout-seconds --interactive --tty --env --workdir --user --json --socket --help' ;;
+        'run') echo '--vcpu-count --mem-mib --disk-gib --ttl-seconds --network --allow-host-compat --timeout-seconds --interactive --tty --env --workdir --user --start --json --socket --help' ;;
         'vm create') echo '--vcpu-count --mem-mib --disk-gib --ttl-seconds --network --allow-host-compat --id-only --json --socket --help' ;;
         'vm start') echo '--json --socket --help' ;;
         'vm exec') echo '--timeout-seconds --interactive --tty --env --workdir --user --json --socket --help' ;;
@@ -44,6 +44,7 @@ _pyro_value() {
         'run --env'|'run -e') echo none ;;
         'run --workdir'|'run -w') echo none ;;
         'run --user'|'run -u') echo none ;;
+        'run --start') echo '=cold restored spare' ;;
         'vm create --vcpu-count') echo none ;;
         'vm create --mem-mib') echo none ;;
         'vm create --disk-gib') echo none ;;

@@ -64,6 +64,7 @@ complete -c pyro -n '__pyro_in run' -s t -l tty -d 'Give the command a terminal'
 complete -c pyro -n '__pyro_in run' -s e -l env -x -d 'Set an environment variable'
 complete -c pyro -n '__pyro_in run' -s w -l workdir -x -d 'Directory to start in; default: the image\'s'
 complete -c pyro -n '__pyro_in run' -s u -l user -x -d 'User to run as, name or uid[:gid]; default: the image\'s'
+complete -c pyro -n '__pyro_in run' -l start -x -a 'cold restored spare' -d 'The fastest way to start that may be used; cold boots a kernel of its own'
 complete -c pyro -n '__pyro_at run' -a '(pyro __complete environment 2>/dev/null)'
 complete -c pyro -n '__pyro_in run; and not __pyro_at run' -F
 

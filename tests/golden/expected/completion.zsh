@@ -66,6 +66,7 @@ _pyro_run() {
         '*'{-e+,--env=}'[Set an environment variable]:K=V: ' \
         '(-w --workdir)'{-w+,--workdir=}'[Directory to start in; default\: the image'\''s]:DIR: ' \
         '(-u --user)'{-u+,--user=}'[User to run as, name or uid\[\:gid\]; default\: the image'\''s]:USER: ' \
+        --start='[The fastest way to start that may be used; cold boots a kernel of its own]:START:(cold restored spare)' \
         --json'[Print one JSON document]' \
         --socket='[Socket of the daemon]:PATH:_files' \
         '(-h --help)'{-h,--help}'[Show help]' \

@@ -12,6 +12,10 @@ import io
 import json
 import os
 import pathlib
+import random
+import select
+import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -172,10 +176,26 @@ class FaultyRegistry:
 
 
 def free_port():
-    import socket
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """For a server that takes a number only. Not of those that the kernel gives to outgoing connections, any of which could
+    take it before the server does."""
+    for port in random.sample(range(10_000, 32_768), 1000):
+        with contextlib.suppress(OSError), socket.socket() as s:
+            s.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
+
+
+class Silence:
+    """An address where nobody listens, nor comes to: its port is taken."""
+
+    def __init__(self):
+        self.socket = socket.socket()
+        self.socket.bind(("127.0.0.1", 0))
+        self.host = f"127.0.0.1:{self.socket.getsockname()[1]}"
+        self.url = f"http://{self.host}"
+
+    def close(self):
+        self.socket.close()
 
 
 class DockerRegistry:
@@ -189,14 +209,18 @@ class DockerRegistry:
         self.url = f"{'https' if tls else 'http'}://{self.host}"
         self.env = {**os.environ, "W": str(self.path), "PORT": str(self.port), "AUTHPORT": str(self.auth_port), "AUTH": auth, "TLS": str(int(tls))}
         self.tokens = None
-        self.run("certs")
-        if auth == "token":
-            read, write = os.pipe()
-            self.tokens = subprocess.Popen([sys.executable, str(HERE / "token-server.py"), str(self.path), str(self.auth_port), str(write)], pass_fds=[write])
-            os.close(write)
-            with os.fdopen(read) as pipe:
-                assert pipe.read() == "ready\n"
-        self.run("registry")
+        try:
+            self.run("certs")
+            if auth == "token":
+                read, write = os.pipe()
+                self.tokens = subprocess.Popen([sys.executable, str(HERE / "token-server.py"), str(self.path), str(self.auth_port), str(write)], pass_fds=[write])
+                os.close(write)
+                with os.fdopen(read) as pipe:
+                    assert pipe.read() == "ready\n"
+            self.run("registry")
+        except BaseException:
+            self.close()
+            raise
 
     def run(self, what):
         subprocess.run(["bash", str(HERE / "make-oci-env.sh"), what], env=self.env, check=True, stdout=subprocess.DEVNULL, timeout=WAIT)
@@ -241,14 +265,15 @@ class DockerRegistry:
         return self
 
     def __exit__(self, *_):
-        pid = int((self.path / "registry.pid").read_text())
-        self.run("stop")
+        self.close()
+
+    def close(self):
         if self.tokens:
-            self.tokens.terminate()
-            self.tokens.wait(WAIT)
-        with contextlib.suppress(ProcessLookupError):
-            fd = os.pidfd_open(pid)
-            import select
+            self.tokens.kill()
+            self.tokens.wait()
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it was not started, or ended by itself
+            fd = os.pidfd_open(int((self.path / "registry.pid").read_text()))
+            signal.pidfd_send_signal(fd, signal.SIGKILL)
             select.select([fd], [], [], WAIT)
             os.close(fd)
         self.folder.cleanup()

@@ -114,7 +114,7 @@ TEST_CASE("identity and first command are on the wire before the guest says a wo
         REQUIRE(spec.argv == some_command().argv);
         REQUIRE(got.stream == session->id());
         const std::uint64_t before = channel.progress();
-        co_await guest.send(FrameType::ready, 0, 0, wire::encode(wire::Failure()));
+        co_await guest.send(FrameType::ready, 0, 1, wire::encode(wire::Failure()));
         co_await channel.ready(never);
         REQUIRE(channel.progress() > before);
         co_await guest.send(FrameType::started, got.stream, 0, wire::encode(wire::Started()));

@@ -175,7 +175,7 @@ TEST_CASE("payloads come back as they were, and a missing or extra byte is seen"
     Attach attach;
     attach.resume = {{1, 2, 3}, {0xffffffff, ~0ull, 0}};
     check_strict(attach);
-    check_strict(Identity{"host", std::string(32, 'a'), std::string(512, '\0'), 12345, {"A=1", "", "B=\0"}, "nameserver 1.1.1.1\n"});
+    check_strict(Identity{"host", std::string(32, 'a'), std::string(36, 'b'), std::string(512, '\0'), 12345, {"A=1", "", "B=\0"}, "nameserver 1.1.1.1\n"});
     check_strict(ExecSpec{{"/bin/sh", "-c", ""}, {"A=b"}, "/work", "alice:staff", true, false, 1, 65535});
     check_strict(Resize{80, 24});
     Hello hello;

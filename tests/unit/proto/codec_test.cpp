@@ -44,6 +44,14 @@ TEST_CASE("defaults hold where a field is left out") {
     REQUIRE_FALSE(params.user);
 }
 
+TEST_CASE("members of a record's bases are where its fields say") {
+    const auto params = proto::from_wire<proto::VmRunParams>({{"environment", "x"}, {"mem_mib", 512}, {"argv", {"a", "b"}}, {"rows", 50}});
+    REQUIRE(params.environment == "x");
+    REQUIRE(params.mem_mib == 512);
+    REQUIRE(params.argv == std::vector<std::string>{"a", "b"});
+    REQUIRE(params.rows == 50);
+}
+
 TEST_CASE("responses of a newer daemon are read for what is known") {
     const auto result = proto::from_wire<proto::VmDeleteResult>({{"vm_id", "a"}, {"later", 1}}, proto::Unknown::ignore);
     REQUIRE(result.vm_id == "a");

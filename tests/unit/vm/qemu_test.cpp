@@ -1,6 +1,7 @@
 #include "common/error.hpp"
 #include "daemon/vm/qemu/command_line.hpp"
 #include "daemon/vm/qemu/qcow2.hpp"
+#include "daemon/vm/root_image.hpp"
 #include "daemon/vm/qemu/qmp.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/run_coro.hpp"
@@ -26,6 +27,7 @@ namespace {
 
 const std::stop_token never;
 const qemu::Qmp::OnEvent no_listener;
+const std::vector<qemu::Qmp::Command> nothing_first;
 UniqueFd some_fd() { return open_file("/dev/null", O_RDONLY); }
 
 qemu::Descriptors all_descriptors() {
@@ -91,7 +93,7 @@ std::string failure_after(std::string said) {
         };
         group.spawn(say);
         try {
-            auto qmp = co_await qemu::Qmp::open(std::move(peer.ours), no_listener, never);
+            auto qmp = co_await qemu::Qmp::open(std::move(peer.ours), no_listener, nothing_first, never);
         } catch (const Error& e) {
             const bool gone = said.empty() || said.starts_with(R"({"QMP": {)");
             REQUIRE((e.code() == ErrorCode::guest_failed || (gone && e.code() == ErrorCode::unavailable)));
@@ -137,10 +139,10 @@ on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
 console=ttyS0 reboot=t panic=-1 quiet tsc=reliable lapic_timer_khz=1000000 tsc_early_khz=2900000
 -add-fd
 set=1,fd=5
--add-fd
-set=2,fd=6
 -blockdev
 {"node-name":"root","driver":"raw","read-only":true,"discard":"ignore","file":{"driver":"file","filename":"/dev/fdset/1","read-only":true,"discard":"ignore","locking":"off","cache":{"no-flush":true}}}
+-add-fd
+set=2,fd=6
 -blockdev
 {"node-name":"disk","driver":"qcow2","read-only":false,"discard":"unmap","file":{"driver":"file","filename":"/dev/fdset/2","read-only":false,"discard":"unmap","locking":"off","cache":{"no-flush":true}},"backing":"root"}
 -device
@@ -191,8 +193,8 @@ TEST_CASE("QEMU's command line with KVM differs in the accelerator, the CPU and 
 TEST_CASE("the disk is as large as asked, and never smaller than its root") {
     MachineSpec spec;
     spec.disk_gib = 1;
-    REQUIRE(qemu::virtual_disk_size(spec, 5) == 1u << 30);
-    REQUIRE(qemu::virtual_disk_size(spec, (1u << 30) + 1) == (1u << 30) + 512);
+    REQUIRE(disk_bytes(spec, 5) == 1u << 30);
+    REQUIRE(disk_bytes(spec, (1u << 30) + 1) == (1u << 30) + 512);
 }
 
 TEST_CASE("qemu-img finds nothing wrong with an empty image") {
@@ -219,7 +221,7 @@ TEST_CASE("control: commands get their own answers, in any order, and events arr
         qemu::Qmp::OnEvent on_event = [&](const std::string& name, const json& data) { events.push_back(name + data.dump()); };
         io::TaskGroup group(executor);
         group.spawn(shake_hands(peer.theirs));
-        auto qmp = co_await qemu::Qmp::open(std::move(peer.ours), std::move(on_event), never);
+        auto qmp = co_await qemu::Qmp::open(std::move(peer.ours), std::move(on_event), nothing_first, never);
         co_await group.join();
         REQUIRE(qmp->version() == "7.2.22");
 
@@ -255,7 +257,7 @@ TEST_CASE("control: whoever waits for an answer learns of the end") {
         Peer peer = make_peer(executor);
         io::TaskGroup group(executor);
         group.spawn(shake_hands(peer.theirs));
-        auto qmp = co_await qemu::Qmp::open(std::move(peer.ours), no_listener, never);
+        auto qmp = co_await qemu::Qmp::open(std::move(peer.ours), no_listener, nothing_first, never);
         co_await group.join();
         std::function<io::Task<void>()> cut = [&]() -> io::Task<void> {
             json empty = co_await request_from(peer.theirs);
@@ -290,6 +292,6 @@ TEST_CASE("control: a lying QEMU ends the connection, and nothing else") {
     REQUIRE(failure_after(greeting + "\n{\"return\": {}, \"id\": 77}\n") == "QEMU answered what it was not asked");
     REQUIRE(failure_after(greeting + "\n{\"return\": {}, \"id\": {\"a\": []}}\n") == "QEMU answered what it was not asked");
     REQUIRE(failure_after("{\"QMP\": {\"version\": {\"qemu\": 7}}}\n") == "QEMU closed its control connection");
-    REQUIRE(failure_after(greeting + "\n{\"event\": 5, \"data\": 6}\n{\"id\": 1}\n")
+    REQUIRE(failure_after(greeting + "\n{\"event\": 5, \"data\": 6}\n{\"id\": 7}\n")
             == "QEMU answered what it was not asked");  // before it was
 }

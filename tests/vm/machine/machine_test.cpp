@@ -138,6 +138,7 @@ struct Host {
         RegistryConfig out;
         out.run_directory = directories.path + "/run";
         out.overlay_directory = directories.path + "/disks";
+        out.templates.enabled = false;
         out.limits = options.limits;
         out.boot_patience = options.patience;
         return out;
@@ -200,7 +201,7 @@ agent::ExecSpec shell(const std::string& script) {
 
 StartRequest start_with(const std::string& script) {
     StartRequest out;
-    out.root_image = root_image();
+    out.root.path = root_image();
     out.first_command = shell(script);
     return out;
 }
@@ -219,7 +220,7 @@ io::Task<std::string> output_of(std::shared_ptr<agent::ExecSession> session) {
 
 // The error of a start that must fail.
 io::Task<Error> start_failure(Host& host, StartRequest start) {
-    auto machine = host.registry.create(request());
+    auto machine = co_await host.registry.create(request());
     std::optional<Error> error;
     try {
         co_await machine->start(std::move(start), never);
@@ -237,7 +238,7 @@ io::Task<Error> start_failure(Host& host, StartRequest start) {
 
 TEST_CASE("a machine boots, runs what it was started with and more, and is gone") {
     on_host({}, [](Host& host) -> io::Task<void> {
-        auto machine = host.registry.create(request());
+        auto machine = co_await host.registry.create(request());
         REQUIRE(machine->row().state == state::MachineState::creating);
         auto session = co_await machine->start(start_with("echo hello from $(hostname) $(uname -s)"), never);
         REQUIRE(machine->row().state == state::MachineState::running);
@@ -258,7 +259,7 @@ TEST_CASE("a machine boots, runs what it was started with and more, and is gone"
 
 TEST_CASE("QEMU runs as a uid of its own without any privilege") {
     on_host({}, [](Host& host) -> io::Task<void> {
-        auto machine = host.registry.create(request());
+        auto machine = co_await host.registry.create(request());
         co_await machine->start(start_with("true"), never);
         const pid_t pid = machine->row().process.pid;
         const std::string uid = std::to_string(machine->row().vm_uid);
@@ -287,7 +288,7 @@ TEST_CASE("QEMU runs as a uid of its own without any privilege") {
 
 TEST_CASE("a QEMU that is killed is an event with its reason, and its command learns of it") {
     on_host({}, [](Host& host) -> io::Task<void> {
-        auto machine = host.registry.create(request());
+        auto machine = co_await host.registry.create(request());
         auto session = co_await machine->start(start_with("echo up; cat /dev/zero > /dev/null"), never);
         auto chunk = co_await session->read(never);
         REQUIRE(chunk->bytes == "up\n");
@@ -308,7 +309,7 @@ TEST_CASE("a QEMU that is killed is an event with its reason, and its command le
 
 TEST_CASE("a guest that ends itself has ended") {
     on_host({}, [](Host& host) -> io::Task<void> {
-        auto machine = host.registry.create(request());
+        auto machine = co_await host.registry.create(request());
         auto session = co_await machine->start(start_with("busybox reboot -f"), never);
         const std::string reason = co_await machine->ended(never);
         REQUIRE(reason == "the guest powered off");
@@ -319,7 +320,7 @@ TEST_CASE("a guest that ends itself has ended") {
 
 TEST_CASE("a machine stopped and started again has its disk") {
     on_host({}, [](Host& host) -> io::Task<void> {
-        auto machine = host.registry.create(request(state::MachineKind::vm));
+        auto machine = co_await host.registry.create(request(state::MachineKind::vm));
         REQUIRE(machine->row().state == state::MachineState::stopped);
         auto session = co_await machine->start(start_with("seq 100000 > /kept; echo written"), never);
         std::string out = co_await output_of(session);
@@ -374,13 +375,13 @@ TEST_CASE("a root image that cannot be right is refused before anything runs") {
             fs::copy_file(root_image(), broken, fs::copy_options::overwrite_existing);
             fs::resize_file(broken, size);
             StartRequest start = start_with("true");
-            start.root_image = broken;
+            start.root.path = broken;
             Error e = co_await start_failure(host, std::move(start));
             REQUIRE(e.code() == ErrorCode::environment_invalid);
             REQUIRE_THAT(e.message(), Catch::Matchers::EndsWith("is truncated"));
         }
         StartRequest start = start_with("true");
-        start.root_image = "/nonexistent/root.ext4";
+        start.root.path = "/nonexistent/root.ext4";
         Error e = co_await start_failure(host, std::move(start));
         REQUIRE(e.code() == ErrorCode::environment_invalid);
         fs::remove(broken);
@@ -398,7 +399,7 @@ TEST_CASE("a root file system that does not mount is the guest's word, at once a
             file << std::string(60 << 20, '\xff');
         }
         StartRequest start = start_with("true");
-        start.root_image = broken;
+        start.root.path = broken;
         Error e = co_await start_failure(host, std::move(start));
         fs::remove(broken);
         REQUIRE(e.code() == ErrorCode::guest_failed);
@@ -428,11 +429,11 @@ TEST_CASE("a QEMU that misbehaves is ended, and the error says what it did") {
     const auto [mode, message, attempts] = GENERATE(table<std::string, std::string, std::uint64_t>({
         {"garbage", "the VM ended: QEMU was ended: QEMU sent what is no message", 3},
         {"lie", "the VM ended: QEMU was ended: QEMU answered what it was not asked", 3},
-        {"flood", "the VM gave no sign of life for 1 s while it booted", 3},
-        {"mute", "the VM gave no sign of life for 1 s while it booted", 3},
+        {"flood", "the VM gave no sign of life for 1 s while it started", 3},
+        {"mute", "the VM gave no sign of life for 1 s while it started", 3},
         {"half", "the VM ended: QEMU ended: exit status 3", 3},
         {"babble", "the guest broke its protocol: bytes that are no frame", 3},
-        {"deaf", "the VM gave no sign of life for 1 s while it booted", 3}}));
+        {"deaf", "the VM gave no sign of life for 1 s while it started", 3}}));
     std::ofstream(programs.path + "/script") << mode;
     Options fake;
     fake.qemu = programs.path + "/qemu";
@@ -469,7 +470,7 @@ TEST_CASE("whether KVM is used is decided by a guest that boots, not by the devi
                 const HostCapabilities first = co_await host.hypervisor->probe(never);
                 std::cout << "accelerator: " << execution_mode(first.accelerator) << ": " << first.reason << std::endl;
                 co_await host.registry.reconcile();
-                auto machine = host.registry.create(request());
+                auto machine = co_await host.registry.create(request());
                 auto session = co_await machine->start(start_with("echo works"), never);
                 const std::string out = co_await output_of(session);
                 const bool trial_gone = !fs::exists(directories.path + "/run/trial");
@@ -490,7 +491,7 @@ TEST_CASE("whether KVM is used is decided by a guest that boots, not by the devi
 TEST_CASE("a start that is cancelled, and a machine deleted while it starts, leave nothing") {
     on_host({}, [](Host& host) -> io::Task<void> {
         io::Executor executor = co_await io::this_executor();
-        auto machine = host.registry.create(request());
+        auto machine = co_await host.registry.create(request());
         io::Deadline soon(executor, 200ms, {});
         bool cancelled = false;
         try { co_await machine->start(start_with("true"), soon.token()); } catch (const Cancelled&) { cancelled = true; }
@@ -498,7 +499,7 @@ TEST_CASE("a start that is cancelled, and a machine deleted while it starts, lea
         REQUIRE(vm_processes().empty());
         co_await host.registry.remove(machine);
 
-        machine = host.registry.create(request());
+        machine = co_await host.registry.create(request());
         io::TaskGroup group(executor);
         std::string message;
         std::function<io::Task<void>()> starting = [&]() -> io::Task<void> {
@@ -518,7 +519,7 @@ TEST_CASE("twenty machines at once") {
         io::TaskGroup group(executor);
         std::set<std::string> outputs;
         std::function<io::Task<void>()> one = [&]() -> io::Task<void> {
-            auto machine = host.registry.create(request());
+            auto machine = co_await host.registry.create(request());
             auto session = co_await machine->start(start_with("hostname"), never);
             std::string out = co_await output_of(session);
             outputs.insert(out);
@@ -538,9 +539,9 @@ TEST_CASE("a machine over the limit is refused, and what is past its time is rea
     on_host(few, [](Host& host) -> io::Task<void> {
         MachineRequest brief = request(state::MachineKind::vm);
         brief.ttl_seconds = 1;
-        auto machine = host.registry.create(brief);
+        auto machine = co_await host.registry.create(brief);
         bool refused = false;
-        try { host.registry.create(brief); } catch (const Error& e) { refused = e.code() == ErrorCode::quota_exceeded; }
+        try { co_await host.registry.create(brief); } catch (const Error& e) { refused = e.code() == ErrorCode::quota_exceeded; }
         REQUIRE(refused);
         try {
             co_await machine->start(start_with("true"), never);
@@ -562,7 +563,7 @@ TEST_CASE("a machine over the limit is refused, and what is past its time is rea
 
 TEST_CASE("another user's machine is not found") {
     on_host({}, [](Host& host) -> io::Task<void> {
-        auto machine = host.registry.create(request());
+        auto machine = co_await host.registry.create(request());
         REQUIRE(host.registry.get({1000, false}, machine->id()) == machine);
         REQUIRE_FALSE(host.registry.find({1001, false}, machine->id()));
         REQUIRE(host.registry.list({1001, false}).empty());
@@ -591,16 +592,16 @@ TEST_CASE("a machine outlives its daemon where it should, and is found again") {
         });
     };
     with_daemon([&](Host& host) -> io::Task<void> {
-        auto machine = host.registry.create(request(state::MachineKind::vm));
+        auto machine = co_await host.registry.create(request(state::MachineKind::vm));
         kept = machine->id();
         auto session = co_await machine->start(start_with("echo remembered > /tmp/x; echo done"), never);
         co_await output_of(session);
         session.reset();
         kept_pid = machine->row().process.pid;
-        auto other = host.registry.create(request(state::MachineKind::vm));
+        auto other = co_await host.registry.create(request(state::MachineKind::vm));
         lost = other->id();
         co_await other->start(start_with("true"), never);
-        auto call = host.registry.create(request());
+        auto call = co_await host.registry.create(request());
         bound = call->id();
         co_await call->start(start_with("true"), never);
     });
@@ -658,11 +659,11 @@ TEST_CASE("a daemon that is killed while machines boot and run leaves nothing be
             io::Executor executor = co_await io::this_executor();
             Host host(executor, directories, {});
             co_await host.registry.reconcile();
-            auto running = host.registry.create(request());
+            auto running = co_await host.registry.create(request());
             co_await running->start(start_with("true"), never);
             io::TaskGroup group(executor);
             for (const auto kind : {state::MachineKind::run, state::MachineKind::vm}) {
-                auto machine = host.registry.create(request(kind));
+                auto machine = co_await host.registry.create(request(kind));
                 std::function<io::Task<void>()> start = [machine]() -> io::Task<void> { co_await machine->start(start_with("true"), never); };
                 group.spawn(start);
                 while (machine->row().process.pid == 0) co_await io::sleep_for(1ms, never);
@@ -706,7 +707,7 @@ TEST_CASE("three hundred starts in a row", "[.][soak]") {
                         for (volatile std::uint64_t spin = 0;;) spin = spin + 1;
                 }
             const auto began = std::chrono::steady_clock::now();
-            auto machine = host.registry.create(request());
+            auto machine = co_await host.registry.create(request());
             auto session = co_await machine->start(start_with("true"), never);
             co_await session->exited(never);
             times.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count());
@@ -734,7 +735,7 @@ TEST_CASE("how long a cold start takes", "[.][bench]") {
         const auto since = [](clock::time_point start) { return std::chrono::duration<double>(clock::now() - start).count(); };
         for (int i = 0; i < 21; ++i) {
             const auto began = clock::now();
-            auto machine = host.registry.create(request());
+            auto machine = co_await host.registry.create(request());
             auto session = co_await machine->start(start_with("true"), never);
             ready.push_back(since(began));
             co_await session->exited(never);

@@ -17,6 +17,7 @@ import threading
 import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "..", "support"))
+import children  # noqa: E402
 import pyro_site  # noqa: E402
 import site_case  # noqa: E402
 from pyro_site import RpcError  # noqa: E402
@@ -118,6 +119,19 @@ class HostileCase(site_case.SiteCase):
         client = As(uid, self.site, **kwargs)
         self.addCleanup(client.close)
         return client
+
+    def create(self, client, **params):
+        """A machine for one test, whatever becomes of that."""
+        vm = client.call("vm.create", environment="debian:12", **params)["vm_id"]
+
+        def delete():
+            with contextlib.suppress(RpcError):  # deleted already
+                client.call("vm.delete", vm_id=vm)
+        self.addCleanup(delete)
+        return vm
+
+    def run_as(self, uid, *args, **kwargs):
+        return children.ends_with(self, self.site.popen("run", *args, user=uid, group=uid, extra_groups=[], **kwargs))
 
     def refused(self, code, client, method, **params):
         with self.assertRaises(RpcError) as caught:
@@ -222,12 +236,12 @@ class Neighbours(HostileCase):
 
     def test_hostile_environment_names(self):
         mallory = self.user(MALLORY)
-        before = sorted(str(p) for p in self.site.state.rglob("*"))
+        before = pyro_site.below(self.site.state)
         for name in ("../../../etc", "/etc/passwd", "debian:../../x", "a/../b", "\x1b]0;owned\x07", "x" * 513, "file:///etc/shadow", "-oProxyCommand=x",
                      "a b", "a\nb", "\u202enaibed", "localhost/../x:y", "127.0.0.1:99999999/x", "oci:/etc", "x@sha256:../../../../etc/passwd" + "a" * 40):
             for method in ("env.pull", "env.inspect", "vm.run", "vm.create"):
                 self.refused("invalid_argument", mallory, method, environment=name)
-        self.assertEqual(sorted(str(p) for p in self.site.state.rglob("*")), before)
+        self.assertEqual(pyro_site.below(self.site.state), before)
 
     def test_private_addresses_are_not_fetched_from(self):
         """The daemon's network is not lent: what listens on loopback is not asked."""
@@ -269,7 +283,7 @@ class Neighbours(HostileCase):
                     s.connect(path)
                     opened.append([path, "connect"])
             return opened
-        looked_at = {str(p) for folder in (self.site.state, self.site.run_dir) for p in folder.rglob("*")}
+        looked_at = {str(p) for folder in (self.site.state, self.site.run_dir) for p in pyro_site.below(folder)}
         looked_at |= {str(self.site.state), str(self.site.state / "compat"), str(self.site.run_dir / "vm" / self.vm / "qmp")}
         opened = in_child(MALLORY, attempts)
         self.assertEqual([o for o in opened["value"] if o[1] != os.O_RDONLY], [])
@@ -294,11 +308,9 @@ class Neighbours(HostileCase):
             self.assertEqual(set(in_child(uid, attempts)["value"].values()), {"refused"})
 
     def test_two_vms_never_share_a_uid(self):
-        with As(MALLORY, self.site) as mallory:
-            vm = mallory.call("vm.create", environment="debian:12", mem_mib=256)["vm_id"]
-            mallory.call("vm.start", vm_id=vm)
-            uids = [os.stat(f"/proc/{pid}").st_uid for pid in self.site.vm_processes()]
-            mallory.call("vm.delete", vm_id=vm)
+        mallory = self.user(MALLORY)
+        mallory.call("vm.start", vm_id=self.create(mallory, mem_mib=256))
+        uids = [os.stat(f"/proc/{pid}").st_uid for pid in self.site.vm_processes()]
         self.assertEqual(len(uids), 2)
         self.assertEqual(len(set(uids)), 2)
         self.assertGreaterEqual(min(uids), 2_000_000)
@@ -308,10 +320,9 @@ class Neighbours(HostileCase):
         made = []
         with self.assertRaises(RpcError) as full:
             while len(made) < 1000:
-                made.append(mallory.call("vm.create", environment="debian:12", mem_mib=128)["vm_id"])
+                made.append(self.create(mallory, mem_mib=128))
         self.assertEqual(full.exception.code, "quota_exceeded")
-        mine = victim.call("vm.create", environment="debian:12", mem_mib=128)["vm_id"]
-        victim.call("vm.delete", vm_id=mine)
+        victim.call("vm.delete", vm_id=self.create(victim, mem_mib=128))
         for vm in made:
             mallory.call("vm.delete", vm_id=vm)
         self.assertEqual(mallory.call("vm.list")["vms"], [])
@@ -370,18 +381,15 @@ class Neighbours(HostileCase):
 
     def test_one_who_queues_for_boots_is_served_in_turn(self):
         mallory, victim = self.user(MALLORY), self.user(VICTIM)
-        made = [mallory.call("vm.create", environment="debian:12", mem_mib=128)["vm_id"] for _ in range(12)]
-        mine = victim.call("vm.create", environment="debian:12", mem_mib=128)["vm_id"]
+        made = [self.create(mallory, mem_mib=128) for _ in range(12)]
+        mine = self.create(victim, mem_mib=128)
         starts = [mallory.send("vm.start", vm_id=vm) for vm in made]
         mallory.call("system.status")  # all of them are queued
         victim.call("vm.start", vm_id=mine)
         states = [vm["state"] for vm in self.user(MALLORY).call("vm.list")["vms"]]
         self.assertIn("booting", states, "the victim was served last")
-        victim.call("vm.delete", vm_id=mine)
         for request in starts:
             mallory.notify("rpc.cancel", id=request)
-        for vm in made:
-            mallory.call("vm.delete", vm_id=vm)
 
     def test_frames_that_lie_end_the_liars_call_only(self):
         for garbage in (b"\x00\xff\xff\xff\xff", b"\x09\x01\x00\x00\x00x", b"\x03\x02\x00\x00\x00ab", b"\x01\x01\x00\x00\x00x" * 100, os.urandom(70000)):
@@ -397,11 +405,10 @@ class Neighbours(HostileCase):
                 s.close()
 
     def test_a_bound_run_goes_with_its_client(self):
-        process = subprocess.Popen([pyro_site.BIN / "pyro", "run", "--timeout-seconds", "0", "--mem-mib", "256", "debian:12", "--", "sh", "-c", "echo begun; sleep 1000"],
-                                   env=self.site.env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, user=MALLORY, group=MALLORY, extra_groups=[])
+        process = self.run_as(MALLORY, "--timeout-seconds", "0", "--mem-mib", "256", "debian:12", "--", "sh", "-c", "echo begun; sleep 1000")
         self.assertEqual(process.stdout.readline(), b"begun\n")
         process.kill()
-        process.communicate()
+        process.wait()
         with As(MALLORY, self.site) as mallory:
             self.site.until(lambda: mallory.call("vm.list")["vms"] == [], "the run went with its client")
 
@@ -435,6 +442,8 @@ class Sandbox(HostileCase):
         (cls.site.path / "host-file").write_text("of the host")
         cls.shell = subprocess.Popen([pyro_site.BIN / "pyro", "run", "-i", "--allow-host-compat", "--timeout-seconds", "0", "--ttl-seconds", "3600", "debian:12", "--", "sh"],
                                      env=cls.site.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, user=MALLORY, group=MALLORY, extra_groups=[])
+        cls.addClassCleanup(cls.shell.wait)
+        cls.addClassCleanup(cls.shell.kill)
         with As(MALLORY, cls.site) as mallory:
             cls.id = cls.site.until(lambda: mallory.call("vm.list")["vms"], "it is there")[0]["vm_id"]
         cls.tree = cls.site.state / "compat" / cls.id
@@ -535,8 +544,7 @@ class Sandbox(HostileCase):
         self.assertEqual(set(processes_of(MALLORY)) - before, set())
 
     def test_deleting_its_vm_ends_it(self):
-        process = subprocess.Popen([pyro_site.BIN / "pyro", "run", "--allow-host-compat", "--timeout-seconds", "0", "debian:12", "--", "sh", "-c", "echo begun; sleep 1000"],
-                                   env=self.site.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, user=MALLORY, group=MALLORY, extra_groups=[])
+        process = self.run_as(MALLORY, "--allow-host-compat", "--timeout-seconds", "0", "debian:12", "--", "sh", "-c", "echo begun; sleep 1000")
         self.assertEqual(process.stdout.readline(), b"begun\n")
         with As(MALLORY, self.site) as mallory:
             (vm,) = [vm["vm_id"] for vm in mallory.call("vm.list")["vms"] if vm["vm_id"] != self.id]
@@ -575,8 +583,7 @@ class Sandbox(HostileCase):
         self.assertEqual((outside / "kept").read_text(), "kept")
 
     def test_a_tree_that_grows_while_it_is_removed_is_removed(self):
-        process = subprocess.Popen([pyro_site.BIN / "pyro", "run", "-i", "--allow-host-compat", "--timeout-seconds", "0", "debian:12", "--", "sh", "-c", "echo begun; cat"],
-                                   env=self.site.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, user=MALLORY, group=MALLORY, extra_groups=[])
+        process = self.run_as(MALLORY, "-i", "--allow-host-compat", "--timeout-seconds", "0", "debian:12", "--", "sh", "-c", "echo begun; cat", stdin=subprocess.PIPE)
         self.assertEqual(process.stdout.readline(), b"begun\n")
         (tree,) = [p / "root" / "var" / "tmp" for p in (self.site.state / "compat").iterdir() if p.name != self.id]
         read, write = os.pipe()
@@ -594,12 +601,12 @@ class Sandbox(HostileCase):
         child = os.fork()
         if child == 0:
             os._exit(1 if "error" in in_child(MALLORY, grow) else 0)
-        os.read(read, 1)
+        os.close(write)
+        self.assertEqual(os.read(read, 1), b".", "it cannot even begin")
         process.communicate(timeout=WAIT)
         self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), 0)
         self.assertEqual([p.name for p in (self.site.state / "compat").iterdir()], [self.id])
         os.close(read)
-        os.close(write)
 
     def test_arguments_are_no_options_of_the_sandbox(self):
         done = self.sandbox("-e", "--bind=/ /", "-e", "LD_PRELOAD=/nonexistent.so", "-w", "/tmp", argv=["--bind", "/", "/", "true"])
@@ -618,9 +625,8 @@ class KilledSandbox(unittest.TestCase):
         site.config.write_text(site.config.read_text().replace("[guest]\n", '[guest]\nqemu = "/nonexistent/qemu"\n'))
         site.start()
         site.socket.chmod(0o666)
-        process = subprocess.Popen([pyro_site.BIN / "pyro", "run", "--allow-host-compat", "--timeout-seconds", "0", "debian:12", "--", "sh", "-c",
-                                    "trap '' HUP TERM; (setsid sleep 1000 &); echo begun; sleep 1000"],
-                                   env=site.env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, user=MALLORY, group=MALLORY, extra_groups=[])
+        process = children.ends_with(self, site.popen("run", "--allow-host-compat", "--timeout-seconds", "0", "debian:12", "--", "sh", "-c",
+                                                      "trap '' HUP TERM; (setsid sleep 1000 &); echo begun; sleep 1000", user=MALLORY, group=MALLORY, extra_groups=[]))
         self.assertEqual(process.stdout.readline(), b"begun\n")
         site.kill()
         process.communicate(timeout=WAIT)
@@ -689,19 +695,26 @@ class Greedy(HostileCase):
         self.site.socket.chmod(0o666)
         mallory = self.user(MALLORY)
         mallory.send("env.pull", environment=f"{self.tarpit_host}/slow:crash")
-        self.site.until(self.workers, "a worker runs")
+        (worker,) = self.site.until(self.workers, "a worker runs")
         self.site.kill()
-        self.site.until(lambda: not self.workers(), "the worker went with its daemon")
+        self.assertTrue(select.select([worker], [], [], WAIT)[0], "the worker stays without its daemon")
         self.site.start()
         self.site.socket.chmod(0o666)
         with contextlib.closing(sqlite3.connect(self.site.run_dir / "run.db")) as db:
             self.assertEqual(db.execute("SELECT count(*) FROM uid_leases WHERE released = 0").fetchone()[0], 0)
         mark = f"pyro-{self.site.call('system.status')['instance']}"
-        scopes = [p.name for p in pathlib.Path("/sys/fs/cgroup").rglob("*") if p.is_dir() and p.parent.name == mark]
+        scopes = [name for path, folders, _ in os.walk("/sys/fs/cgroup") for name in folders if os.path.basename(path) == mark]
         self.assertEqual(scopes, [])
 
     def workers(self):
-        return [pid for pid, text in pyro_site.processes() if text.startswith("pyro-image fetch")]
+        """Of this daemon, as handles: others may run on this host."""
+        found = []
+        for pid, text in pyro_site.processes():
+            with contextlib.suppress(OSError):
+                if text.startswith("pyro-image fetch") and f"\nPPid:\t{self.site.daemon.pid}\n" in pathlib.Path(f"/proc/{pid}/status").read_text():
+                    found.append(os.pidfd_open(pid))
+                    self.addCleanup(os.close, found[-1])
+        return found
 
 
 class Start(unittest.TestCase):

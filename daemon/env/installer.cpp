@@ -1,0 +1,347 @@
+#include "daemon/env/installer.hpp"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <nlohmann/json.hpp>
+
+#include "common/error.hpp"
+#include "common/unique_fd.hpp"
+#include "daemon/env/files.hpp"
+#include "daemon/env/registry_fetch.hpp"
+
+namespace pyro::env {
+namespace {
+
+using nlohmann::json;
+
+constexpr std::uint64_t worker_memory = 4ull << 30;
+
+bool is_unreachable(const Error& error) {
+    const auto cause = error.details().find("cause");
+    return cause != error.details().end() && cause->second == "unreachable";
+}
+
+supervise::PassedFd passed(UniqueFd fd, int number) { return supervise::PassedFd{std::move(fd), number}; }
+
+std::optional<supervise::Credentials> credentials_of(const std::optional<CacheOptions::ClaimedUid>& owner) {
+    if (!owner)
+        return std::nullopt;
+    supervise::Credentials out;
+    out.uid = out.gid = owner->uid;
+    return out;
+}
+
+// Opens the layers for the worker, from worker_first_extra_fd on; what its request says of them.
+json pass_layers(WorkerJob& worker, const std::vector<std::string>& paths, const std::vector<std::string>& diff_ids, const EnvironmentManifest& manifest) {
+    json layers = json::array();
+    for (std::size_t i = 0; i < paths.size(); ++i) {
+        UniqueFd file = open_file(paths[i], O_RDONLY | O_NOFOLLOW);
+        struct stat info {};
+        if (::fstat(file.get(), &info) != 0)
+            throw Error::from_errno("look at a layer");
+        const int number = worker_first_extra_fd + static_cast<int>(i);
+        json layer = {{"fd", number}, {"size", info.st_size}};
+        if (i < diff_ids.size())
+            layer["diff_id"] = diff_ids[i];
+        if (i < manifest.layers.size())
+            layer["digest"] = manifest.layers[i].digest.str();
+        layers.push_back(std::move(layer));
+        worker.fds.push_back(passed(std::move(file), number));
+    }
+    return layers;
+}
+
+}  // namespace
+
+Installer::Installer(supervise::Supervisor& supervisor, io::WorkerPool& bulk, const CacheOptions& options)
+    : supervisor_(supervisor), bulk_(bulk), options_(options) {}
+
+std::optional<CacheOptions::ClaimedUid> Installer::worker_uid(const std::string& job_id) const {
+    if (::geteuid() != 0)
+        return std::nullopt;
+    PYRO_CHECK(options_.claim_uid);
+    return options_.claim_uid("image-" + job_id);
+}
+
+io::Task<Installation> Installer::install(std::string job_id, ResolvedName resolved, bool force, ProgressSink progress, std::stop_token stop) {
+    struct Count {
+        explicit Count(std::size_t& counter) : counter_(counter) { ++counter_; }
+        ~Count() { --counter_; }
+        std::size_t& counter_;
+    };
+    const Count count(running_);
+    Installation out = co_await install_from_any(std::move(job_id), std::move(resolved), force, std::move(progress), std::move(stop));
+    co_return out;
+}
+
+io::Task<Installation> Installer::install_from_any(std::string job_id, ResolvedName resolved, bool force, ProgressSink progress, std::stop_token stop) {
+    std::optional<Error> unreachable;
+    for (const Source source : options_.sources) {
+        if (source == Source::debian_archive && !resolved.entry)
+            continue;
+        std::optional<Error> failed;
+        try {
+            if (source == Source::registry) {
+                Installation done = co_await install_from_registry(job_id, resolved, force, progress, stop);
+                co_return done;
+            }
+            Installation done = co_await install_from_archive(job_id, resolved, progress, stop);
+            co_return done;
+        } catch (const Error& error) {
+            failed = error;
+        }
+        if (unreachable)
+            failed->add_context(unreachable->message() + "; then from the Debian archive");
+        // Only silence sends to the next source: what a registry said is an answer.
+        const bool silent = source == Source::registry ? is_unreachable(*failed) : failed->code() == ErrorCode::unavailable;
+        if (!silent || source == options_.sources.back() || unreachable)
+            throw *failed;
+        unreachable = failed;
+        Progress next;
+        next.phase = "resolve";
+        next.message = failed->message() + "; trying the next source";
+        progress(next);
+    }
+    if (unreachable)
+        throw *unreachable;
+    throw Error(ErrorCode::failed_precondition, "the configuration names no source for " + resolved.name, "add \"registry\" to environments.sources in pyrod.toml");
+}
+
+io::Task<Installation> Installer::install_from_registry(std::string job_id, ResolvedName resolved, bool force, ProgressSink progress, std::stop_token stop) {
+    FetchRequest request = fetch_request(options_, resolved);
+    const std::string downloads = options_.path("downloads", Digest::of(resolved.reference.str()).hex().substr(0, 32));
+    const std::string blobs = options_.path("blobs/sha256");
+    const std::optional<CacheOptions::ClaimedUid> owner = worker_uid(job_id);
+    auto prepare = [downloads, blobs, uid = owner ? owner->uid : ::geteuid()] {
+        own_directory(downloads, uid);
+        return names_in(blobs);
+    };
+    auto prepared = io::offload(bulk_, std::move(prepare));
+    const std::vector<std::string> have = co_await std::move(prepared);
+    request.words["have"] = have;
+
+    json answer;
+    std::exception_ptr failure;
+    bool no_space = false;
+    try {
+        WorkerJob worker;
+        worker.program = options_.image_worker;
+        worker.subcommand = "fetch";
+        worker.scope = "image-" + job_id;
+        worker.as = credentials_of(owner);
+        worker.network = true;
+        worker.memory_max = worker_memory;
+        worker.fds.push_back(passed(open_file(downloads, O_RDONLY | O_DIRECTORY | O_NOFOLLOW), worker_directory_fd));
+        for (const auto& [file, number] : request.ca_files)
+            worker.fds.push_back(passed(open_file(file, O_RDONLY), number));
+        answer = co_await run_worker(supervisor_, std::move(worker), std::move(request.words), progress, stop);
+    } catch (const Error& error) {
+        failure = std::current_exception();
+        no_space = error.code() == ErrorCode::quota_exceeded;
+    } catch (...) {
+        failure = std::current_exception();
+    }
+    // Nothing stays a worker's: what is kept to go on with later is the daemon's until then.
+    auto settle = [downloads, no_space, all = options_.path("downloads"), limit = options_.max_image_bytes,
+                   alone = failure && running_ == 1, now = unix_now()] {
+        if (no_space)
+            remove_tree(downloads);
+        else
+            own_directory(downloads, ::geteuid());
+        if (alone)  // no other pull works there
+            trim_downloads(all, now, half_download_age, limit);
+    };
+    auto settled = io::offload(bulk_, std::move(settle));
+    co_await std::move(settled);
+    if (failure)
+        std::rethrow_exception(failure);
+
+    FetchedImage image = fetched_image(answer, resolved, have);
+    Installation out;
+    out.downloaded_bytes = co_await adopt_blobs(std::move(image.blobs), downloads, progress, stop);
+    auto compare = [directory = options_.path("environments", image.manifest.digest.hex()), digest = image.manifest.digest, stop] {
+        return examine(directory, digest, true, stop);
+    };
+    auto compared = io::offload(bulk_, std::move(compare));
+    std::optional<Installed> there = co_await std::move(compared);
+    if (there && there->problem.empty() && !force) {
+        out.manifest = std::move(there->manifest);
+        co_return out;
+    }
+    std::vector<std::string> layer_paths;
+    for (const LayerInfo& layer : image.manifest.layers)
+        layer_paths.push_back(blobs + "/" + layer.digest.hex());
+    out.manifest = co_await build(job_id, std::move(layer_paths), std::move(image.diff_ids), std::move(image.manifest), progress, stop);
+    out.changed = true;
+    co_return out;
+}
+
+io::Task<std::uint64_t> Installer::adopt_blobs(std::vector<FetchedImage::Blob> wanted, std::string downloads, ProgressSink progress, std::stop_token stop) {
+    const std::string blobs = options_.path("blobs/sha256");
+    std::uint64_t total = 0, verified = 0, downloaded = 0;
+    for (const FetchedImage::Blob& blob : wanted)
+        total += blob.size;
+    for (const FetchedImage::Blob& blob : wanted) {
+        Progress verifying;
+        verifying.phase = "verify";
+        verifying.digest = blob.digest.str();
+        verifying.done = verified;
+        verifying.total = total;
+        progress(verifying);
+        // A blob of an earlier pull is compared too: a disk may have changed it. Then it goes, and the next pull loads it.
+        auto adopt = [downloads, blobs, digest = blob.digest, size = blob.size, fresh = blob.fresh, stop] {
+            try {
+                adopt_blob(fresh ? downloads : blobs, blobs, digest, size, stop);
+            } catch (const Error& error) {
+                if (!fresh && error.code() == ErrorCode::environment_invalid)
+                    remove_tree(blobs + "/" + digest.hex());
+                throw;
+            }
+        };
+        auto adopted = io::offload(bulk_, std::move(adopt));
+        co_await std::move(adopted);
+        verified += blob.size;
+        if (blob.fresh)
+            downloaded += blob.size;
+    }
+    auto tidy = [downloads] { remove_tree(downloads); };
+    auto tidied = io::offload(bulk_, std::move(tidy));
+    co_await std::move(tidied);
+    co_return downloaded;
+}
+
+io::Task<Installation> Installer::install_from_archive(std::string job_id, ResolvedName resolved, ProgressSink progress, std::stop_token stop) {
+    if (::geteuid() != 0)
+        throw Error(ErrorCode::failed_precondition, "building from the Debian archive needs a daemon that runs as root", "make a registry or a mirror reachable");
+    const std::optional<CacheOptions::ClaimedUid> owner = worker_uid(job_id);
+    const std::string directory = options_.path("ingest", "archive-" + job_id), temporary = directory + "/tmp", tar = directory + "/root.tar";
+    auto prepare = [directory, temporary, uid = owner->uid] {
+        own_directory(directory, 0);
+        // The way there is open to the worker's uid for as long as the job lasts; the state directory above is not.
+        own_directory(temporary, uid);
+    };
+    auto prepared = io::offload(bulk_, std::move(prepare));
+    co_await std::move(prepared);
+
+    Installation out;
+    std::exception_ptr failure;
+    try {
+        WorkerJob worker;
+        worker.program = options_.image_worker;
+        worker.subcommand = "bootstrap";
+        worker.scope = "archive-" + job_id;
+        worker.network = true;
+        worker.fds.push_back(passed(open_file(tar, O_RDWR | O_CREAT | O_EXCL, 0600), worker_directory_fd));
+        json request = {{"program", options_.mmdebstrap}, {"suite", resolved.entry->suite}, {"packages", resolved.entry->packages},
+                        {"uid", owner->uid}, {"gid", owner->uid}, {"sub_first", options_.sub_first}, {"sub_count", 65535},
+                        {"temp", temporary}, {"tar_fd", worker_directory_fd}};
+        json result = co_await run_worker(supervisor_, std::move(worker), std::move(request), progress, stop);
+        EnvironmentManifest manifest;
+        manifest.source = Source::debian_archive;
+        manifest.name = resolved.name;
+        manifest.env = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"};
+        manifest.cmd = {"bash"};
+        std::vector<std::string> layers{tar}, diff_ids{std::string()};
+        out.manifest = co_await build(job_id, std::move(layers), std::move(diff_ids), std::move(manifest), progress, stop);
+        out.changed = true;
+    } catch (...) {
+        failure = std::current_exception();
+    }
+    auto tidy = [directory] { remove_tree(directory); };
+    auto tidied = io::offload(bulk_, std::move(tidy));
+    co_await std::move(tidied);
+    if (failure)
+        std::rethrow_exception(failure);
+    co_return out;
+}
+
+io::Task<EnvironmentManifest> Installer::build(std::string job_id, std::vector<std::string> layer_paths, std::vector<std::string> diff_ids,
+                                                      EnvironmentManifest manifest, ProgressSink progress, std::stop_token stop) {
+    const std::optional<CacheOptions::ClaimedUid> owner = worker_uid(job_id + "-build");
+    const std::string directory = options_.path("ingest", "build-" + job_id);
+    std::exception_ptr failure;
+    try {
+        auto make = [directory] { own_directory(directory, ::geteuid()); };
+        auto made = io::offload(bulk_, std::move(make));
+        co_await std::move(made);
+
+        WorkerJob worker;
+        worker.program = options_.image_worker;
+        worker.subcommand = "build";
+        worker.scope = "build-" + job_id;
+        worker.as = credentials_of(owner);
+        worker.memory_max = worker_memory;
+        worker.fds.push_back(passed(open_file(directory + "/" + root_file, O_RDWR | O_CREAT | O_EXCL, 0600), worker_directory_fd));
+        const json layers = pass_layers(worker, layer_paths, diff_ids, manifest);
+        json request = {{"layers", layers}, {"image_fd", worker_directory_fd}, {"disk_bytes", options_.disk_bytes},
+                        {"limits", {{"total_bytes", options_.max_image_bytes * 4}}}};
+        json result = co_await run_worker(supervisor_, std::move(worker), std::move(request), progress, stop);
+        try {
+            manifest.root_size = result.at("size").get<std::uint64_t>();
+            manifest.root_allocated = result.at("allocated").get<std::uint64_t>();
+            manifest.root_digest = Digest::parse(result.at("digest").get<std::string>());
+            if (manifest.digest.empty()) {  // an identity of its own, told apart from any registry's manifest
+                const Digest tar = Digest::parse(result.at("layers").at(0).at("diff_id").get<std::string>());
+                manifest.digest = Digest::of("pyro environment\n" + std::string(to_string(manifest.source)) + "\n" + manifest.name + "\n" + tar.str() + "\n");
+                manifest.layers.push_back(LayerInfo{tar, result.at("layers").at(0).at("unpacked").get<std::uint64_t>()});
+            }
+        } catch (const json::exception&) {
+            throw unfitting_answer();
+        }
+        if (manifest.source == Source::debian_archive) {  // its one layer is kept as a registry's would be: to unpack, to build again
+            auto keep = [tar = layer_paths.at(0), blobs = options_.path("blobs/sha256"), layer = manifest.layers.at(0), stop] {
+                const std::string folder = tar.substr(0, tar.rfind('/'));
+                if (::rename(tar.c_str(), (folder + "/" + layer.digest.hex()).c_str()) != 0)
+                    throw Error::from_errno("name the archive's layer");
+                adopt_blob(folder, blobs, layer.digest, layer.size, stop);
+            };
+            auto keeping = io::offload(bulk_, std::move(keep));
+            co_await std::move(keeping);
+        }
+        manifest.installed_at = unix_now();
+        auto install_it = [directory, text = manifest.to_json(), size = manifest.root_size, to = options_.path("environments", manifest.digest.hex())] {
+            const std::string root = directory + "/" + root_file;
+            struct stat info {};
+            if (::stat(root.c_str(), &info) != 0 || static_cast<std::uint64_t>(info.st_size) != size)
+                throw Error(ErrorCode::environment_invalid, "the image worker's root image is not what it says", "pull again; see the daemon's log");
+            if (::chmod(root.c_str(), 0400) != 0)
+                throw Error::from_errno("protect the root image");
+            stamp_verified(directory);
+            replace_file(directory + "/" + manifest_file, text, 0600);
+            install_directory(directory, to);
+        };
+        auto installing = io::offload(bulk_, std::move(install_it));
+        co_await std::move(installing);
+    } catch (...) {
+        failure = std::current_exception();
+    }
+    if (failure) {
+        auto tidy = [directory] { remove_tree(directory); };
+        auto tidied = io::offload(bulk_, std::move(tidy));
+        co_await std::move(tidied);
+        std::rethrow_exception(failure);
+    }
+    co_return manifest;
+}
+
+io::Task<void> Installer::unpack(EnvironmentManifest manifest, std::string job_id, std::string directory, supervise::Credentials owner,
+                                        ProgressSink progress, std::stop_token stop) {
+    std::vector<std::string> paths;
+    for (const LayerInfo& layer : manifest.layers)
+        paths.push_back(options_.path("blobs/sha256", layer.digest.hex()));
+    WorkerJob worker;
+    worker.program = options_.image_worker;
+    worker.subcommand = "unpack";
+    worker.scope = "unpack-" + job_id;
+    worker.as = std::move(owner);
+    worker.memory_max = worker_memory;
+    worker.fds.push_back(passed(open_file(directory, O_RDONLY | O_DIRECTORY | O_NOFOLLOW), worker_directory_fd));
+    const std::vector<std::string> unchecked;  // the digests were, when the blobs came
+    const json layers = pass_layers(worker, paths, unchecked, manifest);
+    json request = {{"layers", layers}, {"directory_fd", worker_directory_fd}, {"limits", {{"total_bytes", options_.max_image_bytes * 4}}}};
+    co_await run_worker(supervisor_, std::move(worker), std::move(request), progress, stop);
+}
+
+}  // namespace pyro::env

@@ -1,0 +1,53 @@
+// What the configuration says of environments, and where their files lie.
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <sys/types.h>
+
+#include "daemon/env/manifest.hpp"
+
+namespace pyro::env {
+
+// What the configuration allows of one registry.
+struct RegistrySettings {
+    bool plain_http = false;
+    bool allow_private = false;  // loopback, private, carrier and link-local addresses
+    std::string ca_file;         // PEM; empty: the system's certificates alone
+};
+
+struct CacheOptions {
+    std::string state_directory;  // blobs/, environments/, ingest/, downloads/ are made below
+    std::string image_worker;     // pyro-image
+    std::string mmdebstrap;
+    std::vector<Source> sources = {Source::registry, Source::debian_archive};  // tried in this order while one cannot be reached
+    std::map<std::string, std::string> mirrors;             // registry host -> "host:port" or "http://host:port" to ask instead
+    std::map<std::string, RegistrySettings> registries;     // by "host" or "host:port"
+    std::uint64_t max_image_bytes = 16ull << 30;            // of layers, packed; unpacked four times that
+    std::uint64_t disk_bytes = 8ull << 30;                  // of a root image; larger where the content needs it
+    std::size_t concurrent_pulls = 4;
+    // A uid for one job's workers: nobody else's until `held` goes. A daemon that runs as root must have it; without
+    // privileges the workers run as the daemon's own user.
+    struct ClaimedUid {
+        uid_t uid = 0;
+        std::shared_ptr<void> held;
+    };
+    std::function<ClaimedUid(const std::string& job)> claim_uid;
+    uid_t sub_first = 2065536;                              // 65535 ids for the namespace of the Debian archive's packages
+    std::int64_t connect_seconds = 10, low_speed_seconds = 30;
+    int attempts = 5, retry_base_ms = 500;                  // of one request; the wait doubles
+
+    std::string path(std::string_view folder, std::string_view name = {}) const {
+        std::string out = state_directory + "/" + std::string(folder);
+        if (!name.empty())
+            out += "/" + std::string(name);
+        return out;
+    }
+};
+
+}  // namespace pyro::env

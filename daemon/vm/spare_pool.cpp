@@ -1,0 +1,98 @@
+#include "daemon/vm/spare_pool.hpp"
+
+#include "common/error.hpp"
+#include "daemon/vm/template_build.hpp"
+
+#include <algorithm>
+#include <cstdio>
+
+namespace pyro::vm {
+
+struct SparePool::Spare {
+    std::string template_key;
+    std::unique_ptr<Guest> guest;  // gone once it was taken
+    bool ready = false;
+    std::stop_source taken;        // or to make room for another
+};
+
+SparePool::SparePool(const GuestServices& services, io::Semaphore& boots, SpareOptions options)
+    : services_(services), boots_(boots), options_(options), tasks_(services.executor) {}
+
+SparePool::~SparePool() = default;
+
+std::size_t SparePool::waiting() const noexcept {
+    return static_cast<std::size_t>(std::ranges::count_if(spares_, [](const auto& spare) { return spare->ready; }));
+}
+
+std::unique_ptr<Guest> SparePool::take(const std::string& template_key) {
+    const auto found = std::ranges::find_if(spares_, [&](const auto& spare) { return spare->ready && spare->template_key == template_key; });
+    if (found == spares_.end()) return nullptr;
+    const std::shared_ptr<Spare> spare = *found;
+    spares_.erase(found);
+    spare->taken.request_stop();
+    return std::move(spare->guest);
+}
+
+void SparePool::replenish(const SpareRecipe& recipe) {
+    if (tasks_.token().stop_requested()) return;
+    const std::string& key = recipe.from->key;
+    const auto of_kind = static_cast<std::size_t>(std::ranges::count_if(spares_, [&](const auto& spare) { return spare->template_key == key; }));
+    for (std::size_t count = of_kind; count < options_.per_key; ++count) {
+        if (spares_.size() >= options_.total) {
+            // The one that waits longest makes room, if there is one of another kind.
+            const auto oldest = std::ranges::find_if(spares_, [&](const auto& spare) { return spare->ready && spare->template_key != key; });
+            if (oldest == spares_.end()) return;
+            (*oldest)->taken.request_stop();
+            spares_.erase(oldest);
+        }
+        auto spare = std::make_shared<Spare>();
+        spare->template_key = key;
+        spare->guest = std::make_unique<Guest>(services_, new_guest_id());
+        spares_.push_back(spare);
+        Guest::Launch launch;
+        launch.spec = recipe.spec;
+        launch.root_image = recipe.root_image;
+        launch.disk_bytes = recipe.disk_bytes;
+        launch.from = recipe.from;
+        launch.dies_with_daemon = true;
+        tasks_.spawn(keep(std::move(spare), std::move(launch)));
+    }
+}
+
+io::Task<void> SparePool::make(Guest& guest, Guest::Launch launch, std::stop_token stop) {
+    const auto place = co_await boots_.acquire(0, stop);
+    guest.claim_uid(0);
+    co_await guest.launch(std::move(launch), stop);
+    co_await guest.hello(stop);
+    // The emulator translates what a command needs when it is first run: by this, not by its user's.
+    std::vector<std::vector<std::string>> commands{{"true"}};
+    co_await warm_up(*guest.channel(), std::move(commands), stop);
+}
+
+// From its making to its end, or to its taking.
+io::Task<void> SparePool::keep(std::shared_ptr<Spare> spare, Guest::Launch launch) {
+    const std::stop_token stop = tasks_.token();
+    std::exception_ptr stopped;
+    try {
+        co_await make(*spare->guest, std::move(launch), stop);
+        spare->ready = true;
+        io::Deadline time_is_up(services_.executor, options_.keep, spare->taken.get_token());
+        const std::stop_callback on_stop(stop, [&] { spare->taken.request_stop(); });
+        co_await spare->guest->instance()->exited(time_is_up.token());
+    } catch (const Cancelled&) {
+        stopped = std::current_exception();
+    } catch (const Error& e) {
+        std::fprintf(stderr, "pyrod: no spare VM: %s\n", e.message().c_str());
+    }
+    if (!spare->guest) co_return;  // somebody's
+    std::erase(spares_, spare);
+    co_await spare->guest->remove(true);
+    if (stopped && stop.stop_requested()) std::rethrow_exception(stopped);
+}
+
+io::Task<void> SparePool::close() {
+    tasks_.stop();
+    co_await tasks_.join();
+}
+
+}  // namespace pyro::vm

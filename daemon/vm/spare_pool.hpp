@@ -1,0 +1,56 @@
+// Guests restored ahead of need: nobody's yet, warmed, waiting.
+#pragma once
+#include "daemon/io/event.hpp"
+#include "daemon/io/task_group.hpp"
+#include "daemon/vm/guest.hpp"
+#include "daemon/vm/template.hpp"
+
+#include <chrono>
+#include <cstddef>
+#include <list>
+#include <memory>
+#include <string>
+
+namespace pyro::vm {
+
+struct SpareOptions {
+    std::size_t per_key = 1;                  // of one template; 0: none at all
+    std::size_t total = 8;                    // together: each has some 25 MiB of its own
+    std::chrono::seconds keep{600};           // unused
+};
+
+// What one is made of.
+struct SpareRecipe {
+    std::shared_ptr<const Template> from;
+    MachineSpec spec;
+    std::string root_image;
+    std::uint64_t disk_bytes = 0;
+};
+
+// A spare has no owner, no name and no record: it ends with the daemon. What makes it somebody's is sent when it is taken;
+// taken once, it never comes back. close() before it goes.
+class SparePool {
+public:
+    SparePool(const GuestServices& services, io::Semaphore& boots, SpareOptions options);
+    ~SparePool();
+
+    // One that goes on from this template; nothing when there is none.
+    std::unique_ptr<Guest> take(const std::string& template_key);
+    // Makes what is missing of that kind, behind the caller's back. For after a use.
+    void replenish(const SpareRecipe& recipe);
+    std::size_t waiting() const noexcept;
+    io::Task<void> close();
+
+private:
+    struct Spare;
+    io::Task<void> keep(std::shared_ptr<Spare> spare, Guest::Launch launch);
+    io::Task<void> make(Guest& guest, Guest::Launch launch, std::stop_token stop);
+
+    const GuestServices& services_;
+    io::Semaphore& boots_;
+    SpareOptions options_;
+    std::list<std::shared_ptr<Spare>> spares_;  // being made, or waiting
+    io::TaskGroup tasks_;
+};
+
+}  // namespace pyro::vm
