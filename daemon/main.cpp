@@ -135,7 +135,8 @@ io::Task<void> serve(const Config& config, const Options& options, state::Store&
     co_await machines.reconcile();
 
     service::Services services(
-        service::EnvService(environments),
+        service::EnvService(environments, machines, config.templates.after_pull),
+        service::PrepareService(environments, machines),
         service::SystemService(environments, machines, *hypervisor, *supervisor, store, instance, host_paths(config)),
         service::VmService(environments, machines, *supervisor, removals, {config.host_compat.allow, config.workers.bubblewrap, sandboxes}));
     rpc::Router router;

@@ -6,7 +6,7 @@
 
 namespace pyro::proto {
 
-using Api = Methods<SystemStatus, SystemDoctor, EnvList, EnvPull, EnvInspect, EnvPrune, VmRun, VmCreate, VmStart, VmExec, VmStop,
+using Api = Methods<SystemStatus, SystemDoctor, EnvList, EnvPull, EnvInspect, EnvPrepare, EnvPrune, VmRun, VmCreate, VmStart, VmExec, VmStop,
                     VmDelete, VmStatus, VmNetworkInfo, VmList, VmReapExpired>;
 
 }  // namespace pyro::proto

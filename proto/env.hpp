@@ -125,6 +125,45 @@ struct EnvInspect {
     static constexpr Traits traits{.cli = "env inspect", .sdk = "inspect_environment", .read_only = true};
 };
 
+struct EnvPrepareParams {
+    static constexpr std::string_view doc = "Make an environment ready for the fastest starts: install it, make its memory images, run something once.";
+    std::string environment = "debian:12";
+    bool force = false;
+    static constexpr auto fields() {
+        return std::array{
+            field<&EnvPrepareParams::environment>("environment", "Catalog name or OCI reference", {.cli = Cli::positional, .min = 1, .max = 512, .defaulted = true, .completes = "environment"}),
+            field<&EnvPrepareParams::force>("force", "Make the memory images again even if they are there", {.defaulted = true})};
+    }
+};
+struct PrepareStep {
+    static constexpr std::string_view doc = "One thing that is ready now.";
+    std::string step;
+    bool changed = false;
+    std::int64_t took_ms = 0;
+    static constexpr auto fields() {
+        return std::array{field<&PrepareStep::step>("step", "environment; image: for new VMs; image-restart: for stopped ones; run: a command in a VM from the image"),
+                          field<&PrepareStep::changed>("changed", "False if it was there already"),
+                          field<&PrepareStep::took_ms>("took_ms", "How long it took, in milliseconds")};
+    }
+};
+struct EnvPrepareResult {
+    static constexpr std::string_view doc = "What is ready, and what it took.";
+    std::string environment;
+    std::string environment_digest;
+    std::vector<PrepareStep> steps;
+    static constexpr auto fields() {
+        return std::array{field<&EnvPrepareResult::environment>("environment", "Environment as named in the request"),
+                          field<&EnvPrepareResult::environment_digest>("environment_digest", "Identity of what is installed"),
+                          field<&EnvPrepareResult::steps>("steps", "In the order they were done")};
+    }
+};
+struct EnvPrepare {
+    static constexpr std::string_view name = "env.prepare";
+    using Params = EnvPrepareParams;
+    using Result = EnvPrepareResult;
+    static constexpr Traits traits{.cli = "prepare", .sdk = "prepare_environment"};
+};
+
 struct EnvPruneParams {
     static constexpr std::string_view doc = "Remove environments that no name and no VM uses, broken installs and leftovers of pulls.";
     bool all = false;

@@ -1,6 +1,9 @@
 #include "daemon/service/env_service.hpp"
 
+#include "daemon/service/template_source.hpp"
 #include "daemon/service/viewer.hpp"
+
+#include <set>
 
 namespace pyro::service {
 
@@ -56,7 +59,16 @@ io::Task<proto::EnvPullResult> EnvService::serve(proto::EnvPull, proto::EnvPullP
     result.environment = info_of(outcome.environment);
     result.changed = outcome.changed;
     result.downloaded_bytes = static_cast<std::int64_t>(outcome.downloaded_bytes);
+    if (prepare_pulled_) co_await prepare(outcome.environment.manifest->digest.str(), call.stop());
     co_return result;
+}
+
+io::Task<void> EnvService::prepare(std::string digest, std::stop_token stop) {
+    env::Lease lease = co_await environments_.hold(std::move(digest), stop);
+    const vm::MachineSpec usual;
+    vm::TemplateSource source = template_source_of(vm::TemplateTier::pristine, usual, std::make_shared<const env::Lease>(std::move(lease)));
+    const vm::TemplateChoice choice = co_await machines_.templates().find(source, stop);
+    if (!choice.key.empty()) machines_.templates().want(choice.key, std::move(source));
 }
 
 io::Task<proto::EnvInspectResult> EnvService::serve(proto::EnvInspect, proto::EnvInspectParams params, rpc::Call& call) {
@@ -84,7 +96,14 @@ io::Task<proto::EnvInspectResult> EnvService::serve(proto::EnvInspect, proto::En
 }
 
 io::Task<proto::EnvPruneResult> EnvService::serve(proto::EnvPrune, proto::EnvPruneParams params, rpc::Call& call) {
+    co_await machines_.retired(call.stop());  // a run that has answered uses nothing any more
     env::PruneOutcome outcome = co_await environments_.prune(params.all, viewer_of(call.peer()), call.stop());
+    // What was made of an environment goes with it.
+    const state::Viewer everybody{0, true};
+    std::set<std::string> installed;
+    for (const env::EnvironmentSummary& summary : co_await environments_.list(everybody, call.stop()))
+        if (summary.manifest) installed.insert(summary.manifest->digest.str());
+    machines_.forget_environments([&](const std::string& digest) { return installed.contains(digest); });
     proto::EnvPruneResult result;
     result.removed = std::move(outcome.removed);
     result.freed_bytes = static_cast<std::int64_t>(outcome.freed_bytes);

@@ -2,13 +2,16 @@
 #pragma once
 #include "daemon/env/cache.hpp"
 #include "daemon/rpc/call.hpp"
+#include "daemon/vm/registry.hpp"
 #include "proto/env.hpp"
 
 namespace pyro::service {
 
 class EnvService {
 public:
-    explicit EnvService(env::EnvironmentCache& environments) : environments_(environments) {}
+    // `prepare_pulled`: a memory image is made behind each pull.
+    EnvService(env::EnvironmentCache& environments, vm::MachineRegistry& machines, bool prepare_pulled)
+        : environments_(environments), machines_(machines), prepare_pulled_(prepare_pulled) {}
 
     io::Task<proto::EnvListResult> serve(proto::EnvList, proto::EnvListParams, rpc::Call&);
     io::Task<proto::EnvPullResult> serve(proto::EnvPull, proto::EnvPullParams, rpc::Call&);
@@ -16,7 +19,11 @@ public:
     io::Task<proto::EnvPruneResult> serve(proto::EnvPrune, proto::EnvPruneParams, rpc::Call&);
 
 private:
+    io::Task<void> prepare(std::string digest, std::stop_token stop);
+
     env::EnvironmentCache& environments_;
+    vm::MachineRegistry& machines_;
+    bool prepare_pulled_;
 };
 
 // Says a pull's progress to whoever waits for the call.

@@ -1,5 +1,6 @@
 #include "daemon/service/system_service.hpp"
 
+#include "daemon/service/template_source.hpp"
 #include "daemon/service/viewer.hpp"
 
 #include <sys/statvfs.h>
@@ -102,6 +103,20 @@ void SystemService::check_boots(std::vector<proto::Check>& checks) const {
     checks.push_back(check("boots", boots.hung == 0 ? pass : warn, detail));
 }
 
+// How the next VM of the usual size starts.
+io::Task<proto::Check> SystemService::check_warmth(std::string environment, std::string digest, std::stop_token stop) {
+    using enum proto::CheckStatus;
+    env::Lease lease = co_await environments_.hold(std::move(digest), stop);
+    const vm::MachineSpec usual;
+    vm::TemplateSource source = template_source_of(vm::TemplateTier::pristine, usual, std::make_shared<const env::Lease>(std::move(lease)));
+    const vm::Warmth warmth = co_await machines_.templates().warmth(std::move(source), stop);
+    const std::string cure = "pyro prepare " + environment;
+    const std::string name = "start of " + environment;
+    if (warmth == vm::Warmth::warm) co_return check(name, pass, "warm: from a memory image");
+    if (warmth == vm::Warmth::stale) co_return check(name, warn, "stale: its memory image is of another kernel, agent, QEMU or size", cure);
+    co_return check(name, warn, "cold: the first run boots", cure);
+}
+
 io::Task<proto::SystemDoctorResult> SystemService::serve(proto::SystemDoctor, proto::SystemDoctorParams params, rpc::Call& call) {
     using enum proto::CheckStatus;
     proto::SystemDoctorResult result;
@@ -133,6 +148,7 @@ io::Task<proto::SystemDoctorResult> SystemService::serve(proto::SystemDoctor, pr
             const bool installed = found.presence == env::Presence::installed;
             const std::string detail = installed ? "installed and complete" : found.presence == env::Presence::broken ? "broken: " + found.problem : "not installed";
             checks.push_back(check(name, installed ? pass : fail, detail, installed ? "" : "pyro env pull " + *params.environment));
+            if (installed) checks.push_back(co_await check_warmth(*params.environment, found.manifest->digest.str(), call.stop()));
         } catch (const Error& e) {
             error = e;
         }

@@ -33,6 +33,7 @@ private:
     void check_state_directory(std::vector<proto::Check>& checks) const;
     void check_limits(std::vector<proto::Check>& checks) const;
     void check_boots(std::vector<proto::Check>& checks) const;
+    io::Task<proto::Check> check_warmth(std::string environment, std::string digest, std::stop_token stop);
 
     env::EnvironmentCache& environments_;
     vm::MachineRegistry& machines_;

@@ -2,6 +2,7 @@
 
 #include "daemon/env/files.hpp"
 #include "daemon/service/env_service.hpp"
+#include "daemon/service/template_source.hpp"
 #include "daemon/service/viewer.hpp"
 
 #include <cstdio>
@@ -80,15 +81,6 @@ proto::ExecResult result_of(const vm::Machine& machine, const StreamOutcome& out
 }
 
 }  // namespace
-
-vm::RootImage root_image_of(std::shared_ptr<const env::Lease> environment) {
-    vm::RootImage root;
-    root.path = environment->root_image();
-    root.environment_digest = environment->digest().str();
-    root.content_digest = environment->manifest().root_digest.str();
-    root.held = std::move(environment);
-    return root;
-}
 
 io::Task<proto::ExecResult> VmService::serve(proto::VmRun, proto::VmRunParams params, rpc::Call& call) {
     proto::VmCommand request = std::move(params);  // what else is in params stays

@@ -12,8 +12,6 @@
 
 namespace pyro::service {
 
-// What a machine needs to know of an environment, which stays as long as somebody holds it.
-vm::RootImage root_image_of(std::shared_ptr<const env::Lease> environment);
 
 struct HostCompatSettings {
     bool allow = true;

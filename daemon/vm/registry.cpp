@@ -60,7 +60,7 @@ io::Task<Quota::Reservation> MachineRegistry::reserve(uid_t owner, std::int64_t 
             co_return quota_.reserve(owner, mem_mib);
         } catch (const Error&) {
             // What is about to be gone is no reason to refuse anybody.
-            if (retiring_ == 0) throw;
+            if (gone_ == retired_) throw;
         }
         co_await one_gone_.wait(stop);
     }
@@ -151,15 +151,27 @@ io::Task<void> MachineRegistry::remove(std::shared_ptr<Machine> machine) {
 
 void MachineRegistry::retire(std::shared_ptr<Machine> machine) {
     machines_.erase(machine->id());
-    ++retiring_;
+    ++retired_;
     tasks_.spawn(finish(std::move(machine)));
 }
 
 io::Task<void> MachineRegistry::finish(std::shared_ptr<Machine> machine) {
     co_await close_quietly(machine, "it has done its work");
     if (const auto recipe = machine->spare_recipe()) spares_.replenish(*recipe);
-    --retiring_;
+    ++gone_;
     one_gone_.set();
+}
+
+io::Task<void> MachineRegistry::retired(std::stop_token stop) {
+    for (const std::uint64_t wanted = retired_; gone_ < wanted;) {
+        one_gone_.reset();
+        co_await one_gone_.wait(stop);
+    }
+}
+
+void MachineRegistry::forget_environments(const std::function<bool(const std::string&)>& keep) {
+    templates_.remove_others(keep);
+    spares_.remove_unless([this](const std::string& key) { return templates_.has(key); });
 }
 
 io::Task<std::vector<std::string>> MachineRegistry::reap_expired(state::Viewer viewer) {

@@ -50,6 +50,10 @@ public:
     // The same behind the caller's back: nobody finds it from now on. Its place in the quota is free once it is gone; create()
     // waits for that.
     void retire(std::shared_ptr<Machine> machine);
+    // All that were retired until now are gone.
+    io::Task<void> retired(std::stop_token stop);
+    // What was made ahead for environments for which `keep` is false goes.
+    void forget_environments(const std::function<bool(const std::string& digest)>& keep);
     // Removes what is past its time now, without waiting for the timer; returns the ids.
     io::Task<std::vector<std::string>> reap_expired(state::Viewer viewer);
 
@@ -80,7 +84,7 @@ private:
     SparePool spares_;
     MachineServices services_;
     std::map<std::string, std::shared_ptr<Machine>> machines_;
-    std::size_t retiring_ = 0;
+    std::uint64_t retired_ = 0, gone_ = 0;  // how many ever were
     io::Event one_gone_;
     io::Event changed_;   // another machine may be the next to expire
     io::TaskGroup tasks_;

@@ -59,12 +59,22 @@ void SparePool::replenish(const SpareRecipe& recipe) {
     }
 }
 
+void SparePool::remove_unless(const std::function<bool(const std::string&)>& keep) {
+    std::erase_if(spares_, [&](const std::shared_ptr<Spare>& spare) {
+        const bool goes = spare->ready && !keep(spare->template_key);
+        if (goes) spare->taken.request_stop();
+        return goes;
+    });
+}
+
 io::Task<void> SparePool::make(Guest& guest, Guest::Launch launch, std::stop_token stop) {
     const auto place = co_await boots_.acquire(0, stop);
     guest.claim_uid(0);
     co_await guest.launch(std::move(launch), stop);
     co_await guest.hello(stop);
-    // The emulator translates what a command needs when it is first run: by this, not by its user's.
+    // The emulator translates code when it is first run: by these, not by their like for a user.
+    guest.channel()->start(nobodys_identity());
+    co_await guest.ready(stop);
     std::vector<std::vector<std::string>> commands{{"true"}};
     co_await warm_up(*guest.channel(), std::move(commands), stop);
 }

@@ -7,6 +7,7 @@
 
 #include <chrono>
 #include <cstddef>
+#include <functional>
 #include <list>
 #include <memory>
 #include <string>
@@ -38,6 +39,7 @@ public:
     std::unique_ptr<Guest> take(const std::string& template_key);
     // Makes what is missing of that kind, behind the caller's back. For after a use.
     void replenish(const SpareRecipe& recipe);
+    void remove_unless(const std::function<bool(const std::string& template_key)>& keep);
     std::size_t waiting() const noexcept;
     io::Task<void> close();
 

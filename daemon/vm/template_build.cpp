@@ -4,7 +4,6 @@
 #include "common/error.hpp"
 
 #include <cerrno>
-#include <ctime>
 
 #include <stdio.h>
 #include <unistd.h>
@@ -25,17 +24,6 @@ std::vector<std::vector<std::string>> usual_commands() {
              "command -v $tool >/dev/null 2>&1 && $tool --version </dev/null >/dev/null 2>&1; done; :"},
             {"git", "--version"},
             {"true"}};
-}
-
-// The time of now, so that what the guest writes before it is saved is dated; nothing else is its own.
-agent::Identity nobody() {
-    agent::Identity identity;
-    identity.machine_id = std::string(32, '0');
-    identity.boot_id = "00000000-0000-4000-8000-000000000000";
-    timespec now{};
-    ::clock_gettime(CLOCK_REALTIME, &now);
-    identity.wall_clock_ns = static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000u + static_cast<std::uint64_t>(now.tv_nsec);
-    return identity;
 }
 
 io::Task<void> run_to_its_end(agent::Channel& channel, std::vector<std::string> argv, std::stop_token stop) {
@@ -64,7 +52,7 @@ io::Task<void> boot_and_save(Guest& guest, TemplateSource source, const UniqueFd
     crash_point("template_booting");
     co_await guest.hello(stop);
     if (source.tier == TemplateTier::pristine) {
-        guest.channel()->start(nobody());
+        guest.channel()->start(nobodys_identity());
         co_await guest.ready(stop);
         std::vector<std::vector<std::string>> commands = usual_commands();
         co_await warm_up(*guest.channel(), std::move(commands), stop);
@@ -79,6 +67,13 @@ io::Task<void> boot_and_save(Guest& guest, TemplateSource source, const UniqueFd
 }
 
 }  // namespace
+
+agent::Identity nobodys_identity() {
+    agent::Identity identity = fresh_identity({});
+    identity.machine_id = std::string(32, '0');
+    identity.boot_id = "00000000-0000-4000-8000-000000000000";
+    return identity;
+}
 
 io::Task<void> warm_up(agent::Channel& channel, std::vector<std::vector<std::string>> commands, std::stop_token stop) {
     const io::Executor executor = co_await io::this_executor();

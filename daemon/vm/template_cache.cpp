@@ -207,6 +207,15 @@ io::Task<void> TemplateCache::close() {
     entries_.clear();
 }
 
+bool TemplateCache::has(const std::string& key) const {
+    const auto known = entries_.find(key);
+    return known != entries_.end() && known->second->stored;
+}
+
+std::size_t TemplateCache::count() const {
+    return static_cast<std::size_t>(std::ranges::count_if(entries_, [](const auto& item) { return item.second->stored.has_value(); }));
+}
+
 std::uint64_t TemplateCache::memory_bytes() const {
     std::uint64_t out = 0;
     for (const auto& [key, known] : entries_)
@@ -379,12 +388,15 @@ void TemplateCache::discard(const std::string& key, const std::string& why) {
     known->second->retry = std::min<std::chrono::seconds>(known->second->retry * 2, longest_retry);
 }
 
-Warmth TemplateCache::warmth(const std::string& key, const std::string& environment_digest) const {
+io::Task<Warmth> TemplateCache::warmth(TemplateSource source, std::stop_token stop) {
+    if (!options_.enabled) co_return Warmth::cold;
+    const std::string digest = source.root.environment_digest;
+    const std::string key = co_await key_of(std::move(source), &tsc_khz_, stop);
     const auto known = entries_.find(key);
-    if (known != entries_.end() && (known->second->ready || known->second->stored)) return Warmth::warm;
+    if (known != entries_.end() && known->second->stored) co_return Warmth::warm;
     for (const auto& [other, entry] : entries_)
-        if (entry->stored && entry->stored->tier == TemplateTier::pristine && entry->stored->environment_digest == environment_digest) return Warmth::stale;
-    return Warmth::cold;
+        if (entry->stored && entry->stored->tier == TemplateTier::pristine && entry->stored->environment_digest == digest) co_return Warmth::stale;
+    co_return Warmth::cold;
 }
 
 void TemplateCache::remove_others(const std::function<bool(const std::string&)>& keep) {

@@ -31,6 +31,9 @@ constexpr std::size_t port_write = 32 << 10;
 constexpr std::size_t port_read = 64 << 10;
 constexpr std::size_t read_budget = 512 << 10;
 
+// So much output is a frame written from where it is kept; less is gathered with what else there is to say.
+constexpr std::size_t written_in_place = 8 << 10;
+
 // The largest ExitStatus, both ends of output, and their frames.
 constexpr std::size_t reserved_for_events = 1536;
 
@@ -196,13 +199,53 @@ void Agent::write_port() {
     while (writable_) {
         if (out_at_ == out_end_) {
             out_at_ = out_end_ = 0;
-            fill();
-            if (out_end_ == 0) return;
+            const bool wrote = write_in_place();
+            if (out_end_ == 0) fill();
+            if (!wrote && out_end_ == 0) return;
         }
-        const ssize_t n = ::write(port_.get(), out_.get() + out_at_, out_end_ - out_at_);
-        if (n > 0) out_at_ += static_cast<std::size_t>(n);
-        else if (n == 0 || errno != EINTR) writable_ = false;  // full, or the host is away
+        out_at_ += write_some({out_.get() + out_at_, out_end_ - out_at_});
     }
+}
+
+std::size_t Agent::write_some(std::string_view bytes) {
+    while (writable_ && !bytes.empty()) {
+        const ssize_t n = ::write(port_.get(), bytes.data(), bytes.size());
+        if (n > 0) return static_cast<std::size_t>(n);
+        if (n == 0 || errno != EINTR) writable_ = false;  // full, or the host is away
+    }
+    return 0;
+}
+
+// Each copy under emulation costs as much as half of the way through the port.
+bool Agent::write_in_place() {
+    if (hello_pending_ || decoder_.connection() == 0) return false;
+    bool wrote = false;
+    auto at = execs_.upper_bound(next_in_place_);
+    for (std::size_t left = execs_.size(); left > 0 && !wrote; --left, ++at) {
+        if (at == execs_.end()) at = execs_.begin();
+        next_in_place_ = at->first;
+        for (const Output which : {Output::out, Output::err})
+            if (write_in_place(*at->second, which)) wrote = true;
+    }
+    return wrote;
+}
+
+bool Agent::write_in_place(Exec& exec, Output which) {
+    Exec::Output& output = exec.output(which);
+    const std::string_view bytes = output.ring.at(output.sent, port_write - wire::frame_overhead - 1);
+    if (bytes.size() < written_in_place || exec.started_pending || out_end_ > 0) return false;
+    const wire::FrameEnds ends = wire::frame_ends(decoder_.connection(), FrameType::output, exec.number(), output.sent, bytes.size() + 1);
+    std::string head(ends.header, wire::header_size);
+    head += output_tag(which);
+    std::size_t written = 0;
+    output.ring.with_ends(bytes, head, {ends.trailer, wire::trailer_size}, [&](std::string_view frame) {
+        written = write_some(frame);
+        if (written == 0) return;
+        out_end_ = frame.size() - written;  // of a socket; the port's driver takes all or nothing
+        copy_bytes(out_.get(), frame.data() + written, out_end_);
+    });
+    if (written > 0) output.sent += bytes.size();
+    return written > 0;
 }
 
 std::size_t Agent::out_room() const noexcept {
@@ -271,9 +314,9 @@ void Agent::fill() {
 void Agent::fill_output(Exec& exec, Output which) {
     Exec::Output& output = exec.output(which);
     const char tag = output_tag(which);
+    const std::string_view bytes = output.ring.at(output.sent, written_in_place);
     // Room is left for the frames of the events that may follow.
-    if (output.sent < output.ring.end() && out_room() > reserved_for_events + 512) {
-        const std::string_view bytes = output.ring.at(output.sent, out_room() - reserved_for_events - 1);
+    if (!bytes.empty() && bytes.size() < written_in_place && out_room() > reserved_for_events + bytes.size()) {
         send(FrameType::output, exec.number(), output.sent, {&tag, 1}, bytes);
         output.sent += bytes.size();
     }

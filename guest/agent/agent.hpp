@@ -38,7 +38,10 @@ private:
     void use_port(UniqueFd port);
     void read_port();
     void write_port();
-    void fill();                                     // the next frames into out_
+    std::size_t write_some(std::string_view bytes);  // how many the port took
+    bool write_in_place();                           // a frame of each output of the next exec that has much of it, while out_ is empty
+    bool write_in_place(Exec& exec, proto::agent::Output which);
+    void fill();                                     // the next other frames into out_
     void fill_output(Exec& exec, proto::agent::Output which);
     std::size_t out_room() const noexcept;           // for a payload
     void send(proto::agent::FrameType type, std::uint32_t stream, std::uint64_t offset, std::string_view head, std::string_view bytes = {});
@@ -67,7 +70,7 @@ private:
     std::uint32_t last_exec_ = 0;
     std::map<std::uint32_t, std::unique_ptr<Exec>> execs_;
     std::vector<std::string> left_cgroups_;          // of released execs, until empty
-    std::uint32_t next_turn_ = 0;                    // whose output goes first
+    std::uint32_t next_turn_ = 0, next_in_place_ = 0;  // after whom output goes first
     // Whole frames on their way to the port: at most port_write bytes, so that they are one buffer of its driver.
     std::unique_ptr<char[]> out_;
     std::size_t out_at_ = 0, out_end_ = 0;

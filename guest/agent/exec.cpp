@@ -78,9 +78,6 @@ struct Plan {
     if (plan.tty && ::ioctl(plan.in, TIOCSCTTY, 0) != 0) give_up(Stage::terminal);
     // The sources are above 2: the agent holds 0, 1 and 2 itself.
     if (::dup2(plan.in, 0) < 0 || ::dup2(plan.out, 1) < 0 || ::dup2(plan.err, 2) < 0) give_up(Stage::terminal);
-    struct sigaction standard{};
-    standard.sa_handler = SIG_DFL;
-    for (int number = 1; number < NSIG; ++number) ::sigaction(number, &standard, nullptr);
     sigset_t none;
     ::sigemptyset(&none);
     ::sigprocmask(SIG_SETMASK, &none, nullptr);
@@ -101,12 +98,14 @@ struct Plan {
     ::_exit(126);
 }
 
-// A copy of this process that is born in its cgroup: no migration, which would wait for an RCU grace period.
+// A copy of this process that is born in its cgroup (no migration, which would wait for an RCU grace period) and without our
+// ways with signals.
 pid_t fork_into(int cgroup) {
     clone_args args{};
     args.exit_signal = SIGCHLD;
+    args.flags = CLONE_CLEAR_SIGHAND;
     if (cgroup >= 0) {
-        args.flags = CLONE_INTO_CGROUP;
+        args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = static_cast<__aligned_u64>(cgroup);
     }
     return static_cast<pid_t>(::syscall(SYS_clone3, &args, sizeof args));

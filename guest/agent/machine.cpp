@@ -78,19 +78,28 @@ void prepare_cgroups() {
     if (threads > 0) write_file(std::string(exec_cgroups) + "/pids.max", std::to_string(threads / 4 * 3), O_WRONLY);
 }
 
-// One line that stands in another file's place. Throws Error when it does not.
-void bind_text(const std::string& line, const char* file, const char* over) {
-    if (line.empty()) return;
+// A text in memory, bound over a file: what is a guest's own is not on its disk, and is another's without a write to the disk.
+// Throws Error when it does not stand there.
+void stand_in(const std::string& text, const char* file, const char* over) {
     const bool bound = ::access(file, F_OK) == 0;
     {
         const UniqueFd fd = open_file(file, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_NONBLOCK, 0444);
-        write_all(fd.get(), line + "\n");
+        write_all(fd.get(), text);
     }
     if (bound) return;
     struct stat found{};
     if (::lstat(over, &found) == 0 && S_ISLNK(found.st_mode)) ::unlink(over);
     const UniqueFd target(::open(over, O_CREAT | O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0444));
     if (!target || ::mount(file, over, nullptr, MS_BIND, nullptr) != 0) throw Error::from_errno(std::string("put something in place of ") + over);
+}
+
+// For what an image may not let us: one in which that is a directory, say.
+void try_to_stand_in(const std::string& text, const char* file, const char* over) {
+    try {
+        stand_in(text, file, over);
+    } catch (const Error& e) {
+        log(e.message());
+    }
 }
 
 }  // namespace
@@ -202,25 +211,21 @@ void apply(const proto::agent::Identity& identity) {
         if (::ioctl(random.get(), RNDRESEEDCRNG, nullptr) != 0) throw Error::from_errno("reseed the random generator");
     }
     if (!identity.hostname.empty() && ::sethostname(identity.hostname.data(), identity.hostname.size()) != 0) throw Error::from_errno("set the host name");
-    static bool own_hosts = false;  // not the image's: it has the name this guest had before
-    own_hosts = own_hosts || is_missing_or_empty("/etc/hosts");
+    static const bool own_hosts = is_missing_or_empty("/etc/hosts");
     if (own_hosts)
-        write_file("/etc/hosts", "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n" +
-                                     (identity.hostname.empty() ? "" : "127.0.1.1\t" + identity.hostname + "\n"));
+        try_to_stand_in("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n" +
+                            (identity.hostname.empty() ? "" : "127.0.1.1\t" + identity.hostname + "\n"),
+                        "/run/hosts", "/etc/hosts");
     if (!identity.resolv_conf.empty()) {
         ::unlink("/etc/resolv.conf");  // often a link into a manager's directory that nobody runs here
         write_file("/etc/resolv.conf", identity.resolv_conf);
     } else if (is_missing_or_empty("/etc/resolv.conf")) {
         write_file("/etc/resolv.conf", "# no network\n");
     }
-    // On /run and bound over: a committed disk or a fork never carries another machine's id, and the kernel draws its own
-    // boot id once, which every guest restored from one image has in its memory.
-    try {
-        bind_text(identity.machine_id, "/run/machine-id", "/etc/machine-id");
-    } catch (const Error& e) {
-        log(e.message());  // an image in which that is a directory, say: it has no machine id of its own either
-    }
-    bind_text(identity.boot_id, "/run/boot-id", "/proc/sys/kernel/random/boot_id");
+    // A committed disk or a fork never carries another machine's id; and the kernel draws its own boot id once, which every
+    // guest restored from one image has in its memory.
+    if (!identity.machine_id.empty()) try_to_stand_in(identity.machine_id + "\n", "/run/machine-id", "/etc/machine-id");
+    if (!identity.boot_id.empty()) stand_in(identity.boot_id + "\n", "/run/boot-id", "/proc/sys/kernel/random/boot_id");
 }
 
 void power_off() {

@@ -1,6 +1,7 @@
 // Bytes of one stream, addressed by their absolute offset: kept from the first one still needed to the last one known.
 #pragma once
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <cstring>
 #include <span>
@@ -13,6 +14,8 @@ namespace pyro::guest {
 // Holds [begin, end), at most `capacity` bytes. Memory grows with the backlog, in powers of two.
 class Ring {
 public:
+    static constexpr std::size_t margin = 64;  // what with_ends() may lay before, or behind
+
     explicit Ring(std::size_t capacity) : capacity_(capacity) {}
 
     std::uint64_t begin() const noexcept { return begin_; }
@@ -23,9 +26,9 @@ public:
     // A contiguous piece of free space, at most `wanted` bytes, empty only when there is no room; then commit what was filled.
     std::span<char> prepare(std::size_t wanted) {
         wanted = std::min(wanted, room());
-        if (size() + wanted > buffer_.size()) grow(size() + wanted);
+        if (size() + wanted > space_) grow(size() + wanted);
         const std::size_t at = index(end_);
-        return std::span<char>(buffer_).subspan(buffer_.empty() ? 0 : at, std::min(wanted, buffer_.size() - at));
+        return {bytes() + at, std::min(wanted, space_ - at)};
     }
     void commit(std::size_t size) noexcept { end_ += size; }
 
@@ -45,34 +48,51 @@ public:
     std::string_view at(std::uint64_t offset, std::size_t limit) const noexcept {
         if (offset < begin_ || offset >= end_) return {};
         const std::size_t from = index(offset);
-        return {buffer_.data() + from, std::min({limit, static_cast<std::size_t>(end_ - offset), buffer_.size() - from})};
+        return {bytes() + from, std::min({limit, static_cast<std::size_t>(end_ - offset), space_ - from})};
+    }
+
+    // Lends `piece`, of at(), with `head` right before it and `tail` right behind, each within the margin: what was there
+    // comes back when `use` returns.
+    template <class Use>
+    void with_ends(std::string_view piece, std::string_view head, std::string_view tail, const Use& use) {
+        char* const front = bytes() + (piece.data() - bytes()) - head.size();
+        char* const back = front + head.size() + piece.size();
+        std::array<char, margin> before, behind;
+        std::memcpy(before.data(), front, head.size()), std::memcpy(behind.data(), back, tail.size());
+        std::memcpy(front, head.data(), head.size()), std::memcpy(back, tail.data(), tail.size());
+        use(std::string_view(front, head.size() + piece.size() + tail.size()));
+        std::memcpy(front, before.data(), head.size()), std::memcpy(back, behind.data(), tail.size());
     }
 
     // Forgets what is before `offset`; beyond the end, it forgets all there is.
     void drop_before(std::uint64_t offset) noexcept { begin_ = std::clamp(offset, begin_, end_); }
 
 private:
-    std::size_t index(std::uint64_t offset) const noexcept { return buffer_.empty() ? 0 : static_cast<std::size_t>(offset & (buffer_.size() - 1)); }
+    char* bytes() noexcept { return buffer_.data() + margin; }
+    const char* bytes() const noexcept { return buffer_.data() + margin; }
+    std::size_t index(std::uint64_t offset) const noexcept { return space_ == 0 ? 0 : static_cast<std::size_t>(offset & (space_ - 1)); }
 
     void grow(std::size_t needed) {
-        std::size_t size = std::max<std::size_t>(buffer_.size(), 4096);
+        std::size_t size = std::max<std::size_t>(space_, 4096);
         while (size < needed) size *= 2;
-        std::vector<char> bigger(size);
+        std::vector<char> bigger(size + 2 * margin);
         for (std::uint64_t offset = begin_; offset < end_;) {
             const std::string_view piece = at(offset, static_cast<std::size_t>(end_ - offset));
             for (std::size_t done = 0; done < piece.size();) {
                 const std::size_t to = static_cast<std::size_t>((offset + done) & (size - 1));
                 const std::size_t count = std::min(piece.size() - done, size - to);
-                std::memcpy(bigger.data() + to, piece.data() + done, count);
+                std::memcpy(bigger.data() + margin + to, piece.data() + done, count);
                 done += count;
             }
             offset += piece.size();
         }
         buffer_.swap(bigger);
+        space_ = size;
     }
 
     std::size_t capacity_;
-    std::vector<char> buffer_;
+    std::size_t space_ = 0;  // for bytes: all of the buffer but its margins
+    std::vector<char> buffer_ = std::vector<char>(2 * margin);
     std::uint64_t begin_ = 0, end_ = 0;
 };
 

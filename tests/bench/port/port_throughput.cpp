@@ -69,8 +69,7 @@ Sample raw_out(pid_t qemu, int fd, const char* order) {
     return watch.stop(out_size);
 }
 
-Sample raw_in(pid_t qemu, int fd, char size) {
-    const char order[2] = {'i', size};
+Sample raw_in(pid_t qemu, int fd, const char* order) {
     const std::string much(in_size, 'x');
     if (::write(fd, order, 2) != 2) std::exit(1);
     const Stopwatch watch(qemu);
@@ -111,7 +110,7 @@ io::Task<Sample> agent_in(pid_t qemu, agent::Channel& channel) {
 }
 
 // One after the other in every round, so that what else the machine does falls on all of them.
-enum Measure { port_out, port_zero, stdout_64k, stdout_8k, port_in, port_in_1k, stdin_64k, measures };
+enum Measure { port_out, port_zero, floor_out, stdout_64k, stdout_8k, port_in, port_in_1k, floor_in, stdin_64k, measures };
 using Rounds = std::array<std::vector<Sample>, measures>;
 
 io::Task<void> measure(const test::Vm& bare, int port, const test::Vm& vm, int rounds, Rounds& rates) {
@@ -130,11 +129,13 @@ io::Task<void> measure(const test::Vm& bare, int port, const test::Vm& vm, int r
         rates[stdout_64k].push_back(large_rate);
         const Sample small_rate = co_await agent_out(vm.pid(), channel, small);
         rates[stdout_8k].push_back(small_rate);
+        rates[floor_out].push_back(raw_out(bare.pid(), port, "O0"));
         rates[port_zero].push_back(raw_out(bare.pid(), port, "z0"));
-        rates[port_in].push_back(raw_in(bare.pid(), port, '6'));
+        rates[port_in].push_back(raw_in(bare.pid(), port, "i6"));
         const Sample in_rate = co_await agent_in(vm.pid(), channel);
         rates[stdin_64k].push_back(in_rate);
-        rates[port_in_1k].push_back(raw_in(bare.pid(), port, '0'));
+        rates[floor_in].push_back(raw_in(bare.pid(), port, "I0"));
+        rates[port_in_1k].push_back(raw_in(bare.pid(), port, "i0"));
     }
     co_await channel.close();
 }
@@ -181,10 +182,12 @@ int main(int argc, char** argv) {
     ::close(port);
     print("out: port", rates[port_out]);
     print("     port, fed from /dev/zero", rates[port_zero], &rates[port_out]);
+    print("     port and a pipe: the floor", rates[floor_out], &rates[port_out]);
     print("     stdout, writes of 64 KiB", rates[stdout_64k], &rates[port_out]);
     print("     stdout, writes of 8 KiB", rates[stdout_8k], &rates[port_out]);
     print("in:  port, reads of 64 KiB", rates[port_in]);
     print("     port, reads of 1 KiB", rates[port_in_1k], &rates[port_in]);
+    print("     port and a pipe: the floor", rates[floor_in], &rates[port_in]);
     print("     stdin", rates[stdin_64k], &rates[port_in]);
     return 0;
 }

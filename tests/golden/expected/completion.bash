@@ -2,7 +2,7 @@
 
 _pyro_commands() {
     case $1 in
-        '') echo 'env vm doctor run demo completion' ;;
+        '') echo 'env vm doctor prepare run demo completion' ;;
         'env') echo 'list pull inspect prune' ;;
         'vm') echo 'create start exec stop delete status network-info list reap-expired' ;;
     esac
@@ -14,6 +14,7 @@ _pyro_flags() {
         'env list') echo '--json --socket --help' ;;
         'env pull') echo '--force --json --socket --help' ;;
         'env inspect') echo '--json --socket --help' ;;
+        'prepare') echo '--force --json --socket --help' ;;
         'env prune') echo '--all --json --socket --help' ;;
         'run') echo '--vcpu-count --mem-mib --disk-gib --ttl-seconds --network --allow-host-compat --timeout-seconds --interactive --tty --env --workdir --user --start --json --socket --help' ;;
         'vm create') echo '--vcpu-count --mem-mib --disk-gib --ttl-seconds --network --allow-host-compat --id-only --json --socket --help' ;;
@@ -61,6 +62,7 @@ _pyro_place() {
     case "$1 $2" in
         'env pull 0') echo environment ;;
         'env inspect 0') echo environment ;;
+        'prepare 0') echo environment ;;
         'run 0') echo environment ;;
         'run '*) echo file ;;
         'vm create 0') echo environment ;;

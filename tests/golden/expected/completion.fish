@@ -25,6 +25,7 @@ complete -c pyro -l socket -r -F -d 'Socket of the daemon'
 complete -c pyro -n '__pyro_at' -a env -d 'Environments: list, fetch, inspect and remove what VMs start from.'
 complete -c pyro -n '__pyro_at' -a vm -d 'VMs one step at a time: create, start, exec, stop, delete.'
 complete -c pyro -n '__pyro_at' -a doctor -d 'Check the host: can it boot a guest, and is everything pyro needs in place?'
+complete -c pyro -n '__pyro_at' -a prepare -d 'Make an environment ready for the fastest starts: install it, make its memory images, run something once.'
 complete -c pyro -n '__pyro_at' -a run -d 'Start a microVM from an environment, run one command in it, and clean it up.'
 complete -c pyro -n '__pyro_at' -a demo -d 'Prove the life cycle of a VM: create, start, exec `git --version`, delete; say what each step took.'
 complete -c pyro -n '__pyro_at' -a completion -d 'Print a completion script for a shell.'
@@ -49,6 +50,9 @@ complete -c pyro -n '__pyro_in env pull' -l force -d 'Pull again even if it is i
 complete -c pyro -n '__pyro_at env pull' -a '(pyro __complete environment 2>/dev/null)'
 
 complete -c pyro -n '__pyro_at env inspect' -a '(pyro __complete environment 2>/dev/null)'
+
+complete -c pyro -n '__pyro_in prepare' -l force -d 'Make the memory images again even if they are there'
+complete -c pyro -n '__pyro_at prepare' -a '(pyro __complete environment 2>/dev/null)'
 
 complete -c pyro -n '__pyro_in env prune' -l all -d 'Also remove installed environments that no VM uses'
 

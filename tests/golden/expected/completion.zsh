@@ -44,6 +44,15 @@ _pyro_env_inspect() {
         '1:ENVIRONMENT:_pyro_environments'
 }
 
+_pyro_prepare() {
+    _arguments -s -S \
+        --force'[Make the memory images again even if they are there]' \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]' \
+        '1:ENVIRONMENT:_pyro_environments'
+}
+
 _pyro_env_prune() {
     _arguments -s -S \
         --all'[Also remove installed environments that no VM uses]' \
@@ -244,6 +253,7 @@ _pyro() {
         'env:Environments\: list, fetch, inspect and remove what VMs start from.'
         'vm:VMs one step at a time\: create, start, exec, stop, delete.'
         'doctor:Check the host\: can it boot a guest, and is everything pyro needs in place?'
+        'prepare:Make an environment ready for the fastest starts\: install it, make its memory images, run something once.'
         'run:Start a microVM from an environment, run one command in it, and clean it up.'
         'demo:Prove the life cycle of a VM\: create, start, exec `git --version`, delete; say what each step took.'
         'completion:Print a completion script for a shell.'
@@ -262,6 +272,7 @@ _pyro() {
                 env) _pyro_env ;;
                 vm) _pyro_vm ;;
                 doctor) _pyro_doctor ;;
+                prepare) _pyro_prepare ;;
                 run) _pyro_run ;;
                 demo) _pyro_demo ;;
                 completion) _pyro_completion ;;

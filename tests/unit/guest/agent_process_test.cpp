@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <filesystem>
 #include <limits>
+#include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -31,7 +32,18 @@ public:
         char name[] = "/tmp/pyro-agent-XXXXXX";
         REQUIRE(::mkdtemp(name));
         folder_ = name;
-        UniqueFd listener = io::listen_unix(socket(), 0600);
+        run(io::listen_unix(socket(), 0600));
+    }
+    explicit AgentProcess(UniqueFd listener) { run(std::move(listener)); }
+    ~AgentProcess() {
+        ::kill(pid_, SIGKILL);
+        ::waitpid(pid_, nullptr, 0);
+        if (!folder_.empty()) std::filesystem::remove_all(folder_);
+    }
+    std::string socket() const { return folder_ + "/agent"; }
+
+private:
+    void run(UniqueFd listener) {
         pid_ = ::fork();
         if (pid_ == 0) {
             ::fcntl(listener.get(), F_SETFD, 0);
@@ -40,14 +52,7 @@ public:
             ::_exit(127);
         }
     }
-    ~AgentProcess() {
-        ::kill(pid_, SIGKILL);
-        ::waitpid(pid_, nullptr, 0);
-        std::filesystem::remove_all(folder_);
-    }
-    std::string socket() const { return folder_ + "/agent"; }
 
-private:
     std::string folder_;
     pid_t pid_ = -1;
 };
@@ -97,14 +102,19 @@ struct Link {
     }
 };
 
-io::Task<Link> link(std::string socket, std::optional<agent::Resumption> resumption, std::size_t to_guest = no_cut, std::size_t to_host = no_cut) {
+io::Task<Link> link(io::Stream guest, std::optional<agent::Resumption> resumption, std::size_t to_guest, std::size_t to_host) {
     io::Executor executor = co_await io::this_executor();
-    io::Stream guest = co_await io::Stream::connect(socket, never);
     int fds[2];
     REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) == 0);
     Link made;
     made.relay = std::make_unique<Relay>(executor, io::Stream(executor, UniqueFd(fds[1])), std::move(guest), to_guest, to_host);
     made.channel = std::make_unique<Channel>(executor, io::Stream(executor, UniqueFd(fds[0])), std::move(resumption));
+    co_return std::move(made);
+}
+
+io::Task<Link> link(std::string socket, std::optional<agent::Resumption> resumption, std::size_t to_guest = no_cut, std::size_t to_host = no_cut) {
+    io::Stream guest = co_await io::Stream::connect(socket, never);
+    Link made = co_await link(std::move(guest), std::move(resumption), to_guest, to_host);
     co_return std::move(made);
 }
 
@@ -163,6 +173,57 @@ TEST_CASE("output is neither lost nor doubled wherever the connection to the hos
         });
     }
     REQUIRE(cut > 300);  // every byte of hello, start, output, ends and status was an end once
+}
+
+TEST_CASE("much output, which is sent from where it is kept, comes whole through a connection that takes frames in pieces and is cut") {
+    // Sockets with less room than a frame at both ends. Only those of the Internet inherit it from their listener.
+    UniqueFd listener(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    const int room = 8192;
+    REQUIRE(::setsockopt(listener.get(), SOL_SOCKET, SO_SNDBUF, &room, sizeof room) == 0);
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t size = sizeof address;
+    REQUIRE(::bind(listener.get(), reinterpret_cast<sockaddr*>(&address), size) == 0);
+    REQUIRE(::listen(listener.get(), 8) == 0);
+    REQUIRE(::getsockname(listener.get(), reinterpret_cast<sockaddr*>(&address), &size) == 0);
+    AgentProcess process(std::move(listener));
+
+    std::string out, err, expected_out, expected_err;
+    for (int i = 1; i <= 300000; ++i) expected_out += std::to_string(i) + "\n";
+    for (int i = 200000; i > 0; --i) expected_err += std::to_string(i) + "\n";
+    test::run_coro([&]() -> io::Task<void> {
+        io::Executor executor = co_await io::this_executor();
+        std::optional<agent::Resumption> resumption;
+        std::uint32_t id = 0;
+        bool whole = false;
+        int connections = 0;
+        for (std::size_t share = 70'001; !whole; share = share * 2 + 4099) {
+            UniqueFd socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+            REQUIRE(::setsockopt(socket.get(), SOL_SOCKET, SO_RCVBUF, &room, sizeof room) == 0);
+            REQUIRE(::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0);
+            io::Stream guest(executor, std::move(socket));
+            Link connection = co_await link(std::move(guest), resumption, no_cut, share);
+            std::shared_ptr<ExecSession> session;
+            if (!resumption) {
+                const agent::Identity identity;
+                connection.channel->start(identity);
+                session = connection.channel->exec(shell("seq 300000 & seq 200000 -1 1 >&2; wait; exit 4"));
+                id = session->id();
+            } else {
+                session = connection.channel->adopt(id);
+            }
+            whole = co_await drain(session, out, err);
+            REQUIRE(++connections < 20);
+            co_await connection.close();
+            wire::Attach::Resume mine;
+            mine.exec = id, mine.out = out.size(), mine.err = err.size();
+            resumption.emplace().execs.push_back(mine);
+        }
+        REQUIRE(connections > 3);
+    });
+    REQUIRE((out == expected_out));
+    REQUIRE((err == expected_err));
 }
 
 TEST_CASE("commands and input are neither lost nor doubled wherever the connection to the guest is cut") {

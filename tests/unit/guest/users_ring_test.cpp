@@ -85,6 +85,10 @@ TEST_CASE("a ring keeps the bytes of every offset it holds, whatever the order o
                 bool same = true;
                 for (std::size_t i = 0; i < piece.size(); ++i) same = same && piece[i] == byte_at(at + i);
                 REQUIRE(same);
+                const std::string head(random() % Ring::margin + 1, '<'), tail(random() % Ring::margin + 1, '>');
+                std::string lent;
+                ring.with_ends(piece, head, tail, [&lent](std::string_view whole) { lent = whole; });
+                REQUIRE((lent == head + std::string(piece) + tail));
                 at += piece.size();
             }
             REQUIRE(ring.at(ring.end(), 10).empty());

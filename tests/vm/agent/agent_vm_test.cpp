@@ -109,7 +109,7 @@ TEST_CASE("stdin and stdout are binary-safe, and an end of input arrives") {
     std::string sent(3 << 20, '\0');
     std::uint32_t state = 1;
     for (char& c : sent) c = static_cast<char>((state = state * 1664525 + 1013904223) >> 24);
-    Result result;
+    Result result, small, large;
     with_guest([&](Channel& channel, std::stop_token stop) -> io::Task<void> {
         ExecSpec spec = command("cat");
         spec.has_stdin = true;
@@ -123,10 +123,20 @@ TEST_CASE("stdin and stdout are binary-safe, and an end of input arrives") {
         group.spawn(feed);
         result = co_await finish(session, stop);
         co_await group.join();
+        // Nothing in, many small writes out.
+        spec = shell("cat; dd if=/bin/busybox bs=7 count=30000; cat /bin/busybox >&2");
+        spec.has_stdin = true;
+        session = channel.exec(spec);
+        session->close_stdin();
+        small = co_await finish(session, stop);
+        large = co_await finish(channel.exec(shell("cat /bin/busybox")), stop);
     });
     REQUIRE(result.out.size() == sent.size());
     REQUIRE((result.out == sent));
     REQUIRE(result.status.exit_code == 0);
+    REQUIRE(large.out.size() > 210'000);
+    REQUIRE((small.out == large.out.substr(0, 210'000)));
+    REQUIRE(small.err.ends_with(large.out));
 }
 
 TEST_CASE("a command that reads no input ends although input comes") {
