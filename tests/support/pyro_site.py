@@ -18,6 +18,7 @@ import tempfile
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "registry"))
+import children  # noqa: E402
 from oci import free_port  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -172,14 +173,16 @@ class Site:
         kwargs.setdefault("stdin", subprocess.DEVNULL)
         if "input" in kwargs:
             del kwargs["stdin"]
-        done = subprocess.run([BIN / "pyro", *args], env=self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=timeout, **kwargs)
+        done = subprocess.run([BIN / "pyro", *args], env=self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=timeout,
+                              **children.reachable(BIN / "pyro", kwargs))
         if check:
             assert done.returncode == 0, f"pyro {args}: {done.returncode}\n{done.stdout.decode(errors='replace')}\n{done.stderr.decode(errors='replace')}"
         return done
 
     def popen(self, *args, **kwargs):
         kwargs.setdefault("stdin", subprocess.DEVNULL)
-        return subprocess.Popen([BIN / "pyro", *args], env=self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kwargs)
+        return subprocess.Popen([BIN / "pyro", *args], env=self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                **children.reachable(BIN / "pyro", kwargs))
 
     def json(self, *args, code=0, **kwargs):
         done = self.pyro(*args, "--json", **kwargs) if "--" not in args else self.pyro(

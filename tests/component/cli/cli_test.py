@@ -32,7 +32,8 @@ def environment(daemon, **more):
 
 
 def pyro(daemon, *args, stdin=b"", env=None, **more):
-    return subprocess.run([PYRO, *args], input=stdin, capture_output=True, env=environment(daemon, **(env or {})), timeout=WAIT, **more)
+    return subprocess.run([PYRO, *args], input=stdin, capture_output=True, env=environment(daemon, **(env or {})), timeout=WAIT,
+                          **children.reachable(PYRO, more))
 
 
 def start(case, daemon, *args):

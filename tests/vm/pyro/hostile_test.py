@@ -441,7 +441,8 @@ class Sandbox(HostileCase):
         cls.site.socket.chmod(0o666)
         (cls.site.path / "host-file").write_text("of the host")
         cls.shell = subprocess.Popen([pyro_site.BIN / "pyro", "run", "-i", "--allow-host-compat", "--timeout-seconds", "0", "--ttl-seconds", "3600", "debian:12", "--", "sh"],
-                                     env=cls.site.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, user=MALLORY, group=MALLORY, extra_groups=[])
+                                     env=cls.site.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                                     **children.reachable(pyro_site.BIN / "pyro", {"user": MALLORY, "group": MALLORY, "extra_groups": []}))
         cls.addClassCleanup(cls.shell.wait)
         cls.addClassCleanup(cls.shell.kill)
         with As(MALLORY, cls.site) as mallory:
