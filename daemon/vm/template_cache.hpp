@@ -55,12 +55,14 @@ public:
     io::Task<PrepareOutcome> prepare(TemplateSource source, bool again, std::stop_token stop);
     // It did not do what it should: it is removed, and the next one is built only after a while.
     void discard(const std::string& key, const std::string& why);
+    // Whether it is what find() gives out now.
+    bool is_current(const std::shared_ptr<const Template>& given) const;
     // For an environment, of any size.
     Warmth warmth(const std::string& key, const std::string& environment_digest) const;
     // Of environments for which `keep` is false.
     void remove_others(const std::function<bool(const std::string& environment_digest)>& keep);
 
-    std::size_t count() const noexcept { return entries_.size(); }
+    std::size_t count() const noexcept;
     std::uint64_t memory_bytes() const;
 
 private:
