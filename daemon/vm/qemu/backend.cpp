@@ -523,6 +523,9 @@ private:
         supervise::Scope scope;
         scope.name = scope_name(id);
         scope.memory_max = memory_limit(launch.spec, launch.accelerator);
+        // A page that the image's guest never touched is made in the memory file first, then copied: whoever touches it first
+        // is charged for both.
+        if (fds.devices) scope.memory_max += static_cast<std::uint64_t>(launch.spec.mem_mib) << 20;
         scope.tasks_max = 128 + static_cast<std::uint64_t>(launch.spec.vcpu_count);
 
         auto state = std::make_shared<InstanceState>(executor_, supervisor_);
