@@ -17,7 +17,7 @@ struct MemoryImage {
 
 // An empty memfd that can still be written to and sealed. Every uid it is handed to may open it.
 UniqueFd unsealed_memfd(const char* name, std::uint64_t bytes);
-// From now on nobody can write to it or resize it, whoever has it open. Error(failed_precondition) while somebody maps it
+// From now on nobody can write to it or resize it, whoever has it open. Throws while somebody maps it
 // for writing.
 void seal(const UniqueFd& memfd);
 // The same file with an offset of its own.

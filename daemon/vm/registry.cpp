@@ -67,29 +67,29 @@ io::Task<Quota::Reservation> MachineRegistry::reserve(uid_t owner, std::int64_t 
 }
 
 io::Task<std::shared_ptr<Machine>> MachineRegistry::create(MachineRequest request, std::stop_token stop) {
-    std::string no_spare;
+    std::shared_ptr<const Template> no_spare;
     auto machine = co_await record(std::move(request), std::move(no_spare), stop);
     co_return machine;
 }
 
 io::Task<std::shared_ptr<Machine>> MachineRegistry::create_run(MachineRequest request, RootImage root, StartKind at_best, std::stop_token stop) {
-    std::string spare_key;
+    std::shared_ptr<const Template> spare_of;
     if (at_best == StartKind::spare) {
         TemplateSource source;
         source.spec = request.spec;
         source.disk_bytes = disk_bytes(request.spec, check_root_image(root.path));
         source.root = std::move(root);
         const TemplateChoice choice = co_await templates_.find(std::move(source), stop);
-        if (choice.ready) spare_key = choice.key;
+        spare_of = choice.ready;
     }
-    auto machine = co_await record(std::move(request), std::move(spare_key), stop);
+    auto machine = co_await record(std::move(request), std::move(spare_of), stop);
     co_return machine;
 }
 
-io::Task<std::shared_ptr<Machine>> MachineRegistry::record(MachineRequest request, std::string spare_key, std::stop_token stop) {
+io::Task<std::shared_ptr<Machine>> MachineRegistry::record(MachineRequest request, std::shared_ptr<const Template> spare_of, std::stop_token stop) {
     auto reservation = co_await reserve(request.owner_uid, request.spec.mem_mib, stop);
     std::unique_ptr<Guest> spare;
-    if (!spare_key.empty()) spare = spares_.take(spare_key);
+    if (spare_of) spare = spares_.take(spare_of);
     state::MachineRow row;
     row.id = spare ? spare->id() : new_guest_id();
     if (spare) row.vm_uid = spare->uid();
@@ -157,7 +157,8 @@ void MachineRegistry::retire(std::shared_ptr<Machine> machine) {
 
 io::Task<void> MachineRegistry::finish(std::shared_ptr<Machine> machine) {
     co_await close_quietly(machine, "it has done its work");
-    if (const auto recipe = machine->spare_recipe()) spares_.replenish(*recipe);
+    const auto recipe = machine->spare_recipe();
+    if (recipe && templates_.is_current(recipe->from)) spares_.replenish(*recipe);
     ++gone_;
     one_gone_.set();
 }

@@ -71,7 +71,7 @@ private:
     io::Task<void> reap();
     io::Task<void> probe();
     void add(std::shared_ptr<Machine> machine);
-    io::Task<std::shared_ptr<Machine>> record(MachineRequest request, std::string spare_key, std::stop_token stop);
+    io::Task<std::shared_ptr<Machine>> record(MachineRequest request, std::shared_ptr<const Template> spare_of, std::stop_token stop);
     io::Task<Quota::Reservation> reserve(uid_t owner, std::int64_t mem_mib, std::stop_token stop);
     io::Task<void> finish(std::shared_ptr<Machine> machine);
 

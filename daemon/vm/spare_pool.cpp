@@ -9,10 +9,10 @@
 namespace pyro::vm {
 
 struct SparePool::Spare {
-    std::string template_key;
+    std::shared_ptr<const Template> from;
     std::unique_ptr<Guest> guest;  // gone once it was taken
     bool ready = false;
-    std::stop_source taken;        // or to make room for another
+    std::stop_source taken;        // or not wanted any more
 };
 
 SparePool::SparePool(const GuestServices& services, io::Semaphore& boots, SpareOptions options)
@@ -24,8 +24,22 @@ std::size_t SparePool::waiting() const noexcept {
     return static_cast<std::size_t>(std::ranges::count_if(spares_, [](const auto& spare) { return spare->ready; }));
 }
 
-std::unique_ptr<Guest> SparePool::take(const std::string& template_key) {
-    const auto found = std::ranges::find_if(spares_, [&](const auto& spare) { return spare->ready && spare->template_key == template_key; });
+// A template that was replaced was replaced for a reason, its disk may have been cut under its spares, say: nobody gets those.
+void SparePool::drop_outdated(const std::shared_ptr<const Template>& current) {
+    for (auto at = spares_.begin(); at != spares_.end();) {
+        const std::shared_ptr<Spare> spare = *at;
+        if (spare->from->key != current->key || spare->from == current) {
+            ++at;
+            continue;
+        }
+        at = spares_.erase(at);
+        spare->taken.request_stop();
+    }
+}
+
+std::unique_ptr<Guest> SparePool::take(const std::shared_ptr<const Template>& from) {
+    drop_outdated(from);
+    const auto found = std::ranges::find_if(spares_, [&](const auto& spare) { return spare->ready && spare->from == from; });
     if (found == spares_.end()) return nullptr;
     const std::shared_ptr<Spare> spare = *found;
     spares_.erase(found);
@@ -35,18 +49,18 @@ std::unique_ptr<Guest> SparePool::take(const std::string& template_key) {
 
 void SparePool::replenish(const SpareRecipe& recipe) {
     if (tasks_.token().stop_requested()) return;
-    const std::string& key = recipe.from->key;
-    const auto of_kind = static_cast<std::size_t>(std::ranges::count_if(spares_, [&](const auto& spare) { return spare->template_key == key; }));
+    drop_outdated(recipe.from);
+    const auto of_kind = static_cast<std::size_t>(std::ranges::count_if(spares_, [&](const auto& spare) { return spare->from == recipe.from; }));
     for (std::size_t count = of_kind; count < options_.per_key; ++count) {
         if (spares_.size() >= options_.total) {
             // The one that waits longest makes room, if there is one of another kind.
-            const auto oldest = std::ranges::find_if(spares_, [&](const auto& spare) { return spare->ready && spare->template_key != key; });
+            const auto oldest = std::ranges::find_if(spares_, [&](const auto& spare) { return spare->ready && spare->from != recipe.from; });
             if (oldest == spares_.end()) return;
             (*oldest)->taken.request_stop();
             spares_.erase(oldest);
         }
         auto spare = std::make_shared<Spare>();
-        spare->template_key = key;
+        spare->from = recipe.from;
         spare->guest = std::make_unique<Guest>(services_, new_guest_id());
         spares_.push_back(spare);
         Guest::Launch launch;

@@ -35,8 +35,8 @@ public:
     SparePool(const GuestServices& services, io::Semaphore& boots, SpareOptions options);
     ~SparePool();
 
-    // One that goes on from this template; nothing when there is none.
-    std::unique_ptr<Guest> take(const std::string& template_key);
+    // One that goes on from this very template; nothing when there is none.
+    std::unique_ptr<Guest> take(const std::shared_ptr<const Template>& from);
     // Makes what is missing of that kind, behind the caller's back. For after a use.
     void replenish(const SpareRecipe& recipe);
     void remove_unless(const std::function<bool(const std::string& template_key)>& keep);
@@ -45,6 +45,7 @@ public:
 
 private:
     struct Spare;
+    void drop_outdated(const std::shared_ptr<const Template>& current);
     io::Task<void> keep(std::shared_ptr<Spare> spare, Guest::Launch launch);
     io::Task<void> make(Guest& guest, Guest::Launch launch, std::stop_token stop);
 

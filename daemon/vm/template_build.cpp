@@ -15,7 +15,6 @@ using namespace std::chrono_literals;
 
 constexpr auto command_patience = 10s;  // of one command of the warm-up
 constexpr auto save_patience = 60s;
-constexpr auto end_patience = 10s;
 
 // What agents run most, as far as an image has it: found, read and mapped once. None of them does anything.
 std::vector<std::vector<std::string>> usual_commands() {
@@ -56,11 +55,12 @@ io::Task<void> boot_and_save(Guest& guest, TemplateSource source, const UniqueFd
         co_await guest.ready(stop);
         std::vector<std::vector<std::string>> commands = usual_commands();
         co_await warm_up(*guest.channel(), std::move(commands), stop);
-        co_await guest.channel()->sync(stop);
     }
-    crash_point("template_warm");
     const io::Executor executor = co_await io::this_executor();
     io::Deadline deadline(executor, save_patience, stop);
+    // A guest whose disk has no space below it stands still in here.
+    if (source.tier == TemplateTier::pristine) co_await guest.channel()->sync(deadline.token());
+    crash_point("template_warm");
     co_await guest.instance()->save(devices.duplicate(), deadline.token());
     co_await guest.instance()->quit(deadline.token());
     co_await guest.instance()->exited(deadline.token());

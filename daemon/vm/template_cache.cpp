@@ -62,12 +62,14 @@ struct Manifest {
             const json in = json::parse(text);
             if (in.at("format") != format) return std::nullopt;
             Manifest out;
-            out.tier = in.at("tier") == to_string(TemplateTier::bare) ? TemplateTier::bare : TemplateTier::pristine;
+            if (in.at("tier") == to_string(TemplateTier::bare)) out.tier = TemplateTier::bare;
+            else if (in.at("tier") != to_string(TemplateTier::pristine)) return std::nullopt;
             out.environment_digest = in.at("environment_digest").get<std::string>();
             out.tsc_khz = in.at("tsc_khz").get<std::uint64_t>();
             out.memory = Digest::parse(in.at("memory").get<std::string>());
             out.devices = Digest::parse(in.at("devices").get<std::string>());
             if (const auto disk = in.at("disk").get<std::string>(); !disk.empty()) out.disk = Digest::parse(disk);
+            if (out.disk.empty() != (out.tier == TemplateTier::bare)) return std::nullopt;
             out.bytes = in.at("bytes").get<std::uint64_t>();
             out.memory_bytes = in.at("memory_bytes").get<std::uint64_t>();
             return out;
@@ -386,6 +388,11 @@ void TemplateCache::discard(const std::string& key, const std::string& why) {
     drop(*known->second);
     known->second->not_before = std::chrono::steady_clock::now() + known->second->retry;
     known->second->retry = std::min<std::chrono::seconds>(known->second->retry * 2, longest_retry);
+}
+
+bool TemplateCache::is_current(const std::shared_ptr<const Template>& given) const {
+    const auto known = entries_.find(given->key);
+    return known != entries_.end() && known->second->ready == given;
 }
 
 io::Task<Warmth> TemplateCache::warmth(TemplateSource source, std::stop_token stop) {

@@ -55,6 +55,8 @@ public:
     io::Task<PrepareOutcome> prepare(TemplateSource source, bool again, std::stop_token stop);
     // It did not do what it should: it is removed, and the next one is built only after a while.
     void discard(const std::string& key, const std::string& why);
+    // Whether it is what find() gives out now.
+    bool is_current(const std::shared_ptr<const Template>& given) const;
     // Cold where templates are switched off.
     io::Task<Warmth> warmth(TemplateSource source, std::stop_token stop);
     // Of environments for which `keep` is false.

@@ -45,14 +45,14 @@ def below(folder):
 
 
 class Site:
-    def __init__(self, config="", environments=True, pyrod=None, env=None):
+    def __init__(self, config="", environments=PREPARED / "state", pyrod=None, env=None):
         self.path = pathlib.Path(tempfile.mkdtemp(prefix="pyro-", dir="/tmp"))
         self.path.chmod(0o711)
         self.state, self.run_dir, self.socket = self.path / "state", self.path / "run", self.path / "sock"
         self.state.mkdir()
         if environments:
             # cp keeps holes; a copy has other inodes, which makes the daemon look at the content once.
-            subprocess.run(["cp", "-a", "--sparse=always", f"{PREPARED}/state/.", self.state], check=True)
+            subprocess.run(["cp", "-a", "--sparse=always", f"{environments}/.", self.state], check=True)
         self.config = self.path / "pyrod.toml"
         self.write_config(config)
         self.pyrod = str(pyrod or BIN / "pyrod")
@@ -155,14 +155,26 @@ class Site:
         with contextlib.closing(sqlite3.connect(self.run_dir / "run.db")) as db:
             return [pid for (pid,) in db.execute("SELECT pid FROM machines WHERE pid != 0")]
 
+    def leases(self):
+        """Who has a uid: machines by their ids, and the guests of the daemon's own, which have no record."""
+        with contextlib.closing(sqlite3.connect(self.run_dir / "run.db")) as db:
+            every = {id for (id,) in db.execute("SELECT machine_id FROM uid_leases WHERE machine_id != ''")}
+            return every, every - {id for (id,) in db.execute("SELECT id FROM machines")}
+
+    def files(self):
+        """Files and directories that only a living guest or pull may have."""
+        return [p for folder in (self.run_dir / "vm", self.state / "vm", self.state / "ingest") for p in below(folder)]
+
     def leftovers(self):
-        """Files and directories that only a living VM or pull may have."""
-        return [str(p.relative_to(self.path)) for folder in (self.run_dir / "vm", self.state / "vm", self.state / "ingest") for p in below(folder)]
+        """The same without those of spares and of guests that are to be templates: a living daemon may have such."""
+        files = self.files()
+        own = self.leases()[1] if files else set()  # nobody's meanwhile, somebody's before: asked after the files were seen
+        return [str(p.relative_to(self.path)) for p in files if not own & set(p.relative_to(self.path).parts + (p.name.split(".")[0],))]
 
     def check_leaks(self):
         processes_left = self.own_processes()
         assert not processes_left, f"processes left: {[c for p, c in processes() if p in processes_left]}"
-        assert not self.leftovers(), f"files left: {self.leftovers()}"
+        assert not self.files(), f"files left: {self.files()}"
 
     def fds(self):
         return len(os.listdir(f"/proc/{self.daemon.pid}/fd"))

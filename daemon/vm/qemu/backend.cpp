@@ -262,20 +262,38 @@ std::pair<UniqueFd, UniqueFd> connected_pair() {
 // How fast the host's time stamp counter runs, which an emulated guest is told instead of having it measure.
 class TscRate {
 public:
-    TscRate() : ticks_(ticks()), time_(now()) {}
+    TscRate() : first_(look()) {}
 
     // The longer ago the first look, the better the second one measures; 50 ms give six digits.
     io::Task<std::uint64_t> khz() {
         if (khz_ == 0) {
-            const auto missing = 50ms - std::chrono::nanoseconds(now() - time_);
+            const auto missing = 50ms - std::chrono::nanoseconds(now() - first_.time);
             if (missing > 0ns) co_await io::sleep_for(missing, std::stop_token());
-            const std::int64_t elapsed = now() - time_;
-            khz_ = static_cast<std::uint64_t>(static_cast<double>(ticks() - ticks_) * 1e6 / static_cast<double>(elapsed));
+            const Look last = look();
+            khz_ = static_cast<std::uint64_t>(static_cast<double>(last.ticks - first_.ticks) * 1e6 / static_cast<double>(last.time - first_.time));
         }
         co_return khz_;
     }
 
 private:
+    struct Look {
+        std::uint64_t ticks = 0;
+        std::int64_t time = 0;
+    };
+    // Both at the same moment: of several looks, the one that nothing interrupted.
+    static Look look() noexcept {
+        Look out;
+        std::int64_t shortest = INT64_MAX;
+        for (int n = 0; n < 32; ++n) {
+            const std::int64_t before = now();
+            const std::uint64_t seen = ticks();
+            const std::int64_t took = now() - before;
+            if (took >= shortest) continue;
+            shortest = took;
+            out = {seen, before + took / 2};
+        }
+        return out;
+    }
     static std::uint64_t ticks() noexcept {
 #if defined(__x86_64__)
         return __rdtsc();
@@ -288,8 +306,7 @@ private:
         ::clock_gettime(CLOCK_MONOTONIC_RAW, &t);
         return t.tv_sec * 1'000'000'000 + t.tv_nsec;
     }
-    std::uint64_t ticks_;
-    std::int64_t time_;
+    Look first_;
     std::uint64_t khz_ = 0;
 };
 
@@ -508,6 +525,9 @@ private:
         supervise::Scope scope;
         scope.name = scope_name(id);
         scope.memory_max = memory_limit(launch.spec, launch.accelerator);
+        // A page that the image's guest never touched is made in the memory file first, then copied: whoever touches it first
+        // is charged for both.
+        if (fds.devices) scope.memory_max += static_cast<std::uint64_t>(launch.spec.mem_mib) << 20;
         scope.tasks_max = 128 + static_cast<std::uint64_t>(launch.spec.vcpu_count);
 
         auto state = std::make_shared<InstanceState>(executor_, supervisor_);

@@ -105,13 +105,14 @@ struct Options {
     std::string qemu = "/usr/bin/qemu-system-x86_64", kernel = ::kernel, initramfs = ::initramfs, kvm_device = "/nonexistent/kvm";
     QuotaLimits limits;
     std::chrono::nanoseconds patience = 60s;
+    bool templates = false;
 };
 
 struct Directories {
     Directories() {
         char name[] = "/tmp/pyro-machine-XXXXXX";
         path = ::mkdtemp(name);
-        for (const char* part : {"/state", "/run", "/disks"}) fs::create_directory(path + part);
+        for (const char* part : {"/state", "/run", "/disks", "/templates"}) fs::create_directory(path + part);
     }
     ~Directories() { fs::remove_all(path); }
     std::string path;
@@ -138,7 +139,8 @@ struct Host {
         RegistryConfig out;
         out.run_directory = directories.path + "/run";
         out.overlay_directory = directories.path + "/disks";
-        out.templates.enabled = false;
+        out.templates.directory = directories.path + "/templates";
+        out.templates.enabled = options.templates;
         out.limits = options.limits;
         out.boot_patience = options.patience;
         return out;
@@ -216,6 +218,21 @@ io::Task<std::string> output_of(std::shared_ptr<agent::ExecSession> session) {
     const auto status = co_await session->exited(never);
     REQUIRE(status.exit_code == 0);
     co_return out;
+}
+
+TemplateSource source_of(TemplateTier tier) {
+    TemplateSource out;
+    out.tier = tier;
+    out.spec = request().spec;
+    out.disk_bytes = disk_bytes(out.spec, check_root_image(root_image()));
+    if (tier == TemplateTier::pristine) out.root.path = root_image();
+    return out;
+}
+
+io::Task<void> have_template(Host& host, TemplateTier tier) {
+    const PrepareOutcome made = co_await host.registry.templates().prepare(source_of(tier), false, never);
+    REQUIRE(made.built);
+    REQUIRE(made.ready);
 }
 
 // The error of a start that must fail.
@@ -337,6 +354,85 @@ TEST_CASE("a machine stopped and started again has its disk") {
         session.reset();
         co_await machine->stop(0s, never);
         co_await machine->stop(0s, never);
+        co_await host.registry.remove(machine);
+    });
+}
+
+TEST_CASE("a stopped machine goes on from an image that knows no disk, with its own") {
+    Options warm;
+    warm.templates = true;
+    on_host(warm, [](Host& host) -> io::Task<void> {
+        co_await have_template(host, TemplateTier::pristine);
+        co_await have_template(host, TemplateTier::bare);
+        auto machine = co_await host.registry.create(request(state::MachineKind::vm));
+        std::string expected;
+        for (const char* line : {"one", "two", "three"}) {
+            // Not synced: a stop writes what its guest had in mind.
+            const std::string script = "echo " + std::string(line) + " >> /root/lines; cat /root/lines; hostname";
+            StartRequest start = start_with(script);
+            auto session = co_await machine->start(std::move(start), never);
+            REQUIRE(machine->started_as() == StartKind::restored);
+            expected += std::string(line) + "\n";
+            const std::string out = co_await output_of(std::move(session));
+            REQUIRE(out == expected + machine->id() + "\n");
+            co_await machine->stop(20s, never);
+            REQUIRE(machine->row().state == state::MachineState::stopped);
+        }
+        REQUIRE(host.registry.statistics().retried == 0);
+        REQUIRE(host.registry.statistics().restored == 3);
+        co_await host.registry.remove(machine);
+    });
+}
+
+TEST_CASE("a spare that stands still is given up, and its run has another guest") {
+    Options warm;
+    warm.templates = true;
+    warm.patience = 8s;  // more than a guest of this host is ever silent for
+    on_host(warm, [](Host& host) -> io::Task<void> {
+        co_await have_template(host, TemplateTier::pristine);
+        const auto run = [](Host& on, StartKind expected) -> io::Task<void> {
+            StartRequest start = start_with("hostname");
+            RootImage root = start.root;
+            auto machine = co_await on.registry.create_run(request(), std::move(root), StartKind::spare, never);
+            auto session = co_await machine->start(std::move(start), never);
+            const std::string out = co_await output_of(std::move(session));
+            REQUIRE(out == machine->id() + "\n");
+            REQUIRE(machine->started_as() == expected);
+            on.registry.retire(std::move(machine));
+        };
+        co_await run(host, StartKind::restored);
+        while (host.registry.spares().waiting() == 0) co_await io::sleep_for(1ms, never);
+        const std::vector<pid_t> spare = vm_processes();
+        REQUIRE(spare.size() == 1);
+        REQUIRE(::kill(spare[0], SIGSTOP) == 0);
+        co_await run(host, StartKind::restored);
+        REQUIRE(host.registry.statistics().hung == 1);
+        REQUIRE(host.registry.statistics().retried == 1);
+        REQUIRE(host.registry.templates().count() == 1);  // which is not to blame
+        while (host.registry.spares().waiting() == 0) co_await io::sleep_for(1ms, never);
+        co_await run(host, StartKind::spare);
+    });
+}
+
+TEST_CASE("an image whose clones do not go on is thrown away, and its machine boots") {
+    Directories programs;
+    fs::permissions(programs.path, fs::perms(0755));
+    std::ofstream(programs.path + "/qemu") << "#!/bin/sh\ncase \"$*\" in *-incoming*) " + GENERATE(as<std::string>(), "kill -STOP $$", "exit 3") +
+                                                  ";; esac\nexec /usr/bin/qemu-system-x86_64 \"$@\"\n";
+    fs::permissions(programs.path + "/qemu", fs::perms(0755));
+    Options warm;
+    warm.templates = true;
+    warm.patience = 8s;
+    warm.qemu = programs.path + "/qemu";
+    on_host(warm, [](Host& host) -> io::Task<void> {
+        co_await have_template(host, TemplateTier::pristine);
+        auto machine = co_await host.registry.create(request());
+        auto session = co_await machine->start(start_with("hostname"), never);
+        const std::string out = co_await output_of(std::move(session));
+        REQUIRE(out == machine->id() + "\n");
+        REQUIRE(machine->started_as() == StartKind::cold);
+        REQUIRE(host.registry.statistics().retried == 1);
+        REQUIRE(host.registry.templates().count() == 0);
         co_await host.registry.remove(machine);
     });
 }

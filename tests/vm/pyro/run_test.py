@@ -20,6 +20,15 @@ import site_case  # noqa: E402
 
 
 class Run(site_case.SiteCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        if os.environ.get("PYRO_TEST_WARM"):  # what follows is about VMs that go on from an image, or from a spare
+            start = lambda: cls.site.json("run", "debian:12", "--", "true")["start"]
+            assert start() == "cold"
+            cls.site.until(lambda: cls.site.call("system.status")["template_mem_mib"], "the template is ready")
+            assert start() == "restored"
+
     def run_sh(self, script, *options, **kwargs):
         return self.site.pyro("run", "--timeout-seconds", "60", *options, "debian:12", "--", "sh", "-c", script, **kwargs)
 
