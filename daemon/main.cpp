@@ -139,7 +139,7 @@ io::Task<void> serve(const Config& config, const Options& options, state::Store&
         service::EnvService(environments, machines, config.templates.after_pull),
         service::PrepareService(environments, machines),
         service::SystemService(environments, machines, *hypervisor, *supervisor, store, instance, host_paths(config)),
-        service::VmService(environments, machines, *supervisor, removals, {config.host_compat.allow, config.workers.bubblewrap, sandboxes}));
+        service::VmService(environments, machines, *supervisor, pool, removals, {config.host_compat.allow, config.workers.bubblewrap, sandboxes}));
     rpc::Router router;
     router.bind(services, proto::Api());
     rpc::Server server(executor, std::move(listening), router, server_options(config));

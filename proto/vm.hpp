@@ -160,6 +160,8 @@ struct VmInfo {
     std::int64_t created_at = 0;
     std::int64_t expires_at = 0;
     std::optional<std::string> failure;
+    std::optional<std::int64_t> memory_private_bytes;
+    std::optional<std::int64_t> memory_code_bytes;
     static constexpr auto fields() {
         return std::array{
             field<&VmInfo::vm_id>("vm_id", "Identity of the VM"),
@@ -173,7 +175,9 @@ struct VmInfo {
             field<&VmInfo::network>("network", "Whether it has a network"),
             field<&VmInfo::created_at>("created_at", "Unix seconds"),
             field<&VmInfo::expires_at>("expires_at", "Unix seconds; it is removed then"),
-            field<&VmInfo::failure>("failure", "Why it failed")};
+            field<&VmInfo::failure>("failure", "Why it failed"),
+            field<&VmInfo::memory_private_bytes>("memory_private_bytes", "In vm.status, while it runs: memory of the host that it shares with nobody"),
+            field<&VmInfo::memory_code_bytes>("memory_code_bytes", "In vm.status, while it runs: beside that, the emulator's translated code")};
     }
 };
 

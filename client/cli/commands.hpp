@@ -24,6 +24,7 @@ int call_method(const Invocation& call);   // any method of the table that has n
 int run_command(const Invocation& call);   // run, vm exec
 int doctor_command(const Invocation& call);
 int demo_command(const Invocation& call);
+int bench_command(const Invocation& call);
 int completion_command(const Invocation& call);
 // `pyro __complete environment|vm`: a candidate per line, its description after a tab. Nothing where the daemon is away or slow.
 int complete_command(const std::vector<std::string>& args) noexcept;

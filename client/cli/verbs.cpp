@@ -38,6 +38,7 @@ const std::vector<Verb>& verbs() {
     static const std::vector<Verb> all = [] {
         auto list = table_verbs(proto::Api{});
         list.push_back({"demo", DemoParams::doc, &proto::type_of<DemoParams>, nullptr, &check_params<DemoParams>});
+        list.push_back({"bench", BenchParams::doc, &proto::type_of<BenchParams>, nullptr, &check_params<BenchParams>});
         list.push_back({"completion", CompletionParams::doc, &proto::type_of<CompletionParams>, nullptr, &check_params<CompletionParams>});
         return list;
     }();

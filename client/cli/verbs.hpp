@@ -57,4 +57,21 @@ struct DemoParams {
     }
 };
 
+struct BenchParams {
+    static constexpr std::string_view doc = "Measure what VMs take on this host, beside other container runtimes that are installed.";
+    std::string environment = "debian:12";
+    std::int64_t runs = 20;
+    std::string rows = "run,restored,cold,create,exec,podman,docker,runsc";
+    std::int64_t density = 0;
+    std::string command = "git --version";
+    static constexpr auto fields() {
+        return std::array{
+            proto::field<&BenchParams::environment>("environment", "Catalog name or OCI reference", {.cli = proto::Cli::positional, .min = 1, .max = 512, .defaulted = true, .completes = "environment"}),
+            proto::field<&BenchParams::runs>("runs", "Runs of each kind, in turn; of cold ones a quarter", {.short_flag = 'n', .min = 1, .max = 100000, .defaulted = true}),
+            proto::field<&BenchParams::rows>("rows", "What to measure, separated by commas", {.value = "ROW,ROW", .min = 1, .max = 512, .defaulted = true}),
+            proto::field<&BenchParams::density>("density", "Also start that many VMs and say how much memory each has to itself", {.min = 0, .max = 1000, .defaulted = true}),
+            proto::field<&BenchParams::command>("command", "The command of all runs, its words separated by blanks", {.value = "CMD", .min = 1, .max = 4096, .defaulted = true})};
+    }
+};
+
 }  // namespace pyro::client

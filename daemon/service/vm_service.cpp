@@ -4,6 +4,7 @@
 #include "daemon/service/env_service.hpp"
 #include "daemon/service/template_source.hpp"
 #include "daemon/service/viewer.hpp"
+#include "daemon/vm/process_memory.hpp"
 
 #include <cstdio>
 #include <functional>
@@ -279,7 +280,18 @@ io::Task<proto::VmDeleteResult> VmService::serve(proto::VmDelete, proto::VmDelet
 }
 
 io::Task<proto::VmInfo> VmService::serve(proto::VmStatus, proto::VmStatusParams params, rpc::Call& call) {
-    co_return info_of(*machines_.get(viewer_of(call.peer()), params.vm_id));
+    const std::shared_ptr<vm::Machine> machine = machines_.get(viewer_of(call.peer()), params.vm_id);
+    proto::VmInfo info = info_of(*machine);
+    const state::ProcessRecord& recorded = machine->row().process;
+    if (recorded.pid == 0) co_return info;
+    const supervise::ProcessIdentity process{recorded.pid, recorded.start_time, recorded.boot_id};
+    const auto look = [process] { return vm::process_memory(process); };
+    const std::optional<vm::ProcessMemory> memory = co_await io::offload(files_, look);
+    if (memory) {
+        info.memory_private_bytes = memory->private_bytes;
+        info.memory_code_bytes = memory->code_bytes;
+    }
+    co_return info;
 }
 
 io::Task<proto::VmNetworkInfoResult> VmService::serve(proto::VmNetworkInfo, proto::VmNetworkInfoParams params, rpc::Call& call) {

@@ -22,8 +22,8 @@ struct HostCompatSettings {
 class VmService {
 public:
     VmService(env::EnvironmentCache& environments, vm::MachineRegistry& machines, supervise::Supervisor& supervisor,
-              io::WorkerPool& removals, HostCompatSettings host_compat)
-        : environments_(environments), machines_(machines), supervisor_(supervisor), removals_(removals), host_compat_(std::move(host_compat)) {}
+              io::WorkerPool& files, io::WorkerPool& removals, HostCompatSettings host_compat)
+        : environments_(environments), machines_(machines), supervisor_(supervisor), files_(files), removals_(removals), host_compat_(std::move(host_compat)) {}
 
     io::Task<proto::ExecResult> serve(proto::VmRun, proto::VmRunParams, rpc::Call&);
     io::Task<proto::VmInfo> serve(proto::VmCreate, proto::VmCreateParams, rpc::Call&);
@@ -51,6 +51,7 @@ private:
     env::EnvironmentCache& environments_;
     vm::MachineRegistry& machines_;
     supervise::Supervisor& supervisor_;
+    io::WorkerPool& files_;
     io::WorkerPool& removals_;  // of sandboxes: their users decide how long one takes
     HostCompatSettings host_compat_;
 };

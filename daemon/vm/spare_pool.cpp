@@ -73,9 +73,9 @@ void SparePool::replenish(const SpareRecipe& recipe) {
     }
 }
 
-void SparePool::remove_unless(const std::function<bool(const std::string&)>& keep) {
+void SparePool::remove_unless(const std::function<bool(const std::shared_ptr<const Template>&)>& keep) {
     std::erase_if(spares_, [&](const std::shared_ptr<Spare>& spare) {
-        const bool goes = spare->ready && !keep(spare->template_key);
+        const bool goes = spare->ready && !keep(spare->from);
         if (goes) spare->taken.request_stop();
         return goes;
     });

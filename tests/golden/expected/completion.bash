@@ -2,7 +2,7 @@
 
 _pyro_commands() {
     case $1 in
-        '') echo 'env vm doctor prepare run demo completion' ;;
+        '') echo 'env vm doctor prepare run demo bench completion' ;;
         'env') echo 'list pull inspect prune' ;;
         'vm') echo 'create start exec stop delete status network-info list reap-expired' ;;
     esac
@@ -27,6 +27,7 @@ _pyro_flags() {
         'vm list') echo '--json --socket --help' ;;
         'vm reap-expired') echo '--json --socket --help' ;;
         'demo') echo '--json --socket --help' ;;
+        'bench') echo '--runs --rows --density --command --json --socket --help' ;;
         'completion') echo '--json --socket --help' ;;
         *) echo '--json --socket --help --version' ;;
     esac
@@ -54,6 +55,10 @@ _pyro_value() {
         'vm exec --env'|'vm exec -e') echo none ;;
         'vm exec --workdir'|'vm exec -w') echo none ;;
         'vm exec --user'|'vm exec -u') echo none ;;
+        'bench --runs'|'bench -n') echo none ;;
+        'bench --rows') echo none ;;
+        'bench --density') echo none ;;
+        'bench --command') echo none ;;
         *) return 1 ;;
     esac
 }
@@ -74,6 +79,7 @@ _pyro_place() {
         'vm status 0') echo vm ;;
         'vm network-info 0') echo vm ;;
         'demo 0') echo environment ;;
+        'bench 0') echo environment ;;
         'completion 0') echo '=bash zsh fish' ;;
         *) echo none ;;
     esac

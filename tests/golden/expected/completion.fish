@@ -28,6 +28,7 @@ complete -c pyro -n '__pyro_at' -a doctor -d 'Check the host: can it boot a gues
 complete -c pyro -n '__pyro_at' -a prepare -d 'Make an environment ready for the fastest starts: install it, make its memory images, run something once.'
 complete -c pyro -n '__pyro_at' -a run -d 'Start a microVM from an environment, run one command in it, and clean it up.'
 complete -c pyro -n '__pyro_at' -a demo -d 'Prove the life cycle of a VM: create, start, exec `git --version`, delete; say what each step took.'
+complete -c pyro -n '__pyro_at' -a bench -d 'Measure what VMs take on this host, beside other container runtimes that are installed.'
 complete -c pyro -n '__pyro_at' -a completion -d 'Print a completion script for a shell.'
 complete -c pyro -n '__pyro_at env' -a list -d 'List the environments of the catalog and of the cache.'
 complete -c pyro -n '__pyro_at env' -a pull -d 'Fetch an environment and build its root disk. An installed one is checked, a broken one repaired.'
@@ -103,5 +104,11 @@ complete -c pyro -n '__pyro_at vm network-info' -a '(pyro __complete vm 2>/dev/n
 
 
 complete -c pyro -n '__pyro_at demo' -a '(pyro __complete environment 2>/dev/null)'
+
+complete -c pyro -n '__pyro_in bench' -s n -l runs -x -d 'Runs of each kind, in turn; of cold ones a quarter'
+complete -c pyro -n '__pyro_in bench' -l rows -x -d 'What to measure, separated by commas'
+complete -c pyro -n '__pyro_in bench' -l density -x -d 'Also start that many VMs and say how much memory each has to itself'
+complete -c pyro -n '__pyro_in bench' -l command -x -d 'The command of all runs, its words separated by blanks'
+complete -c pyro -n '__pyro_at bench' -a '(pyro __complete environment 2>/dev/null)'
 
 complete -c pyro -n '__pyro_at completion' -a 'bash zsh fish'

@@ -175,6 +175,18 @@ _pyro_demo() {
         '1:ENVIRONMENT:_pyro_environments'
 }
 
+_pyro_bench() {
+    _arguments -s -S \
+        '(-n --runs)'{-n+,--runs=}'[Runs of each kind, in turn; of cold ones a quarter]:N: ' \
+        --rows='[What to measure, separated by commas]:ROW,ROW: ' \
+        --density='[Also start that many VMs and say how much memory each has to itself]:N: ' \
+        --command='[The command of all runs, its words separated by blanks]:CMD: ' \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]' \
+        '1:ENVIRONMENT:_pyro_environments'
+}
+
 _pyro_completion() {
     _arguments -s -S \
         --json'[Print one JSON document]' \
@@ -256,6 +268,7 @@ _pyro() {
         'prepare:Make an environment ready for the fastest starts\: install it, make its memory images, run something once.'
         'run:Start a microVM from an environment, run one command in it, and clean it up.'
         'demo:Prove the life cycle of a VM\: create, start, exec `git --version`, delete; say what each step took.'
+        'bench:Measure what VMs take on this host, beside other container runtimes that are installed.'
         'completion:Print a completion script for a shell.'
     )
     _arguments -C \
@@ -275,6 +288,7 @@ _pyro() {
                 prepare) _pyro_prepare ;;
                 run) _pyro_run ;;
                 demo) _pyro_demo ;;
+                bench) _pyro_bench ;;
                 completion) _pyro_completion ;;
             esac
             ;;

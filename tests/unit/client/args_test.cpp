@@ -69,6 +69,7 @@ TEST_CASE("options become fields") {
     CHECK(parsed({"env", "list", "--socket=/b"}).globals.socket == "/b");
     CHECK(parsed({"doctor", "--environment", "x"}).params == json{{"environment", "x"}});
     CHECK(parsed({"demo"}).params == json::object());
+    CHECK(parsed({"bench", "-n", "3", "--rows", "run,cold", "x"}).params == json{{"environment", "x"}, {"runs", 3}, {"rows", "run,cold"}});
     CHECK(parsed({"completion", "zsh"}).params["shell"] == "zsh");
 }
 

@@ -1,0 +1,43 @@
+#!/usr/bin/env python3
+"""Flatness: many runs one after the other; the median of each hundred, and what the daemon holds after it.
+
+many_runs.py [-n RUNS]      needs root, a build, and the suite's prepared environments (ctest -R vm.prepare)
+"""
+import argparse
+import os
+import re
+import statistics
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
+import pyro_site  # noqa: E402
+
+
+def main():
+    ap = argparse.ArgumentParser()
+    ap.add_argument("-n", type=int, default=1000)
+    runs = ap.parse_args().n
+    site = pyro_site.Site("[templates]\nenabled = true\n").start()
+    try:
+        site.until(lambda: site.json("run", "debian:12", "--", "true")["start"] == "spare", "there is a spare")
+        print("    runs   median ms   spare   daemon: fds  RSS KiB   load")
+        times, spare = [], 0
+        for number in range(1, runs + 1):
+            begun = time.monotonic()
+            report = site.json("run", "debian:12", "--", "git", "--version")
+            times.append(time.monotonic() - begun)
+            spare += report["start"] == "spare"
+            if number % 100 and number != runs:
+                continue
+            # What the last run left behind is done with once its successor waits.
+            site.until(lambda: site.call("system.status")["spares"] == 1 and site.call("system.status")["vms"] == 0, "the daemon is idle")
+            with open(f"/proc/{site.daemon.pid}/status") as status:
+                rss = re.search(r"VmRSS:\s+(\d+)", status.read()).group(1)
+            print(f"{number:8} {statistics.median(times) * 1000:11.1f} {spare:7} {site.fds():12} {rss:>8} {os.getloadavg()[0]:6.1f}", flush=True)
+            times, spare = [], 0
+    finally:
+        site.close()
+
+
+main()
