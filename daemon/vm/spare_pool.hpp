@@ -39,7 +39,7 @@ public:
     std::unique_ptr<Guest> take(const std::shared_ptr<const Template>& from);
     // Makes what is missing of that kind, behind the caller's back. For after a use.
     void replenish(const SpareRecipe& recipe);
-    void remove_unless(const std::function<bool(const std::string& template_key)>& keep);
+    void remove_unless(const std::function<bool(const std::shared_ptr<const Template>& from)>& keep);
     std::size_t waiting() const noexcept;
     io::Task<void> close();
 

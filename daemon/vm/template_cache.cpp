@@ -209,11 +209,6 @@ io::Task<void> TemplateCache::close() {
     entries_.clear();
 }
 
-bool TemplateCache::has(const std::string& key) const {
-    const auto known = entries_.find(key);
-    return known != entries_.end() && known->second->stored;
-}
-
 std::size_t TemplateCache::count() const {
     return static_cast<std::size_t>(std::ranges::count_if(entries_, [](const auto& item) { return item.second->stored.has_value(); }));
 }

@@ -62,7 +62,6 @@ public:
     // Of environments for which `keep` is false.
     void remove_others(const std::function<bool(const std::string& environment_digest)>& keep);
 
-    bool has(const std::string& key) const;
     std::size_t count() const;
     std::uint64_t memory_bytes() const;
 
