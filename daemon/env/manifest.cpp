@@ -141,8 +141,12 @@ std::optional<Installed> examine(const std::string& directory, const Digest& dig
         out.problem = "its root image is damaged";
         return out;
     }
-    if (!known)
-        stamp_verified(directory);
+    try {
+        if (!known)
+            stamp_verified(directory);
+    } catch (const Error&) {
+        // Others may have looked at the same time and noted the same; else the next look costs what this one did.
+    }
     return out;
 }
 

@@ -172,7 +172,7 @@ io::Task<void> MachineRegistry::retired(std::stop_token stop) {
 
 void MachineRegistry::forget_environments(const std::function<bool(const std::string&)>& keep) {
     templates_.remove_others(keep);
-    spares_.remove_unless([this](const std::shared_ptr<const Template>& from) { return templates_.is_current(from); });
+    spares_.remove_unless([this](const auto& from) { return templates_.is_current(from); });
 }
 
 io::Task<std::vector<std::string>> MachineRegistry::reap_expired(state::Viewer viewer) {

@@ -24,17 +24,21 @@ std::size_t SparePool::waiting() const noexcept {
     return static_cast<std::size_t>(std::ranges::count_if(spares_, [](const auto& spare) { return spare->ready; }));
 }
 
-// A template that was replaced was replaced for a reason, its disk may have been cut under its spares, say: nobody gets those.
-void SparePool::drop_outdated(const std::shared_ptr<const Template>& current) {
+void SparePool::remove_unless(const std::function<bool(const std::shared_ptr<const Template>&)>& keep) {
     for (auto at = spares_.begin(); at != spares_.end();) {
         const std::shared_ptr<Spare> spare = *at;
-        if (spare->from->key != current->key || spare->from == current) {
+        if (keep(spare->from)) {
             ++at;
             continue;
         }
         at = spares_.erase(at);
         spare->taken.request_stop();
     }
+}
+
+// A template that was replaced was replaced for a reason, its disk may have been cut under its spares, say: nobody gets those.
+void SparePool::drop_outdated(const std::shared_ptr<const Template>& current) {
+    remove_unless([&](const auto& from) { return from->key != current->key || from == current; });
 }
 
 std::unique_ptr<Guest> SparePool::take(const std::shared_ptr<const Template>& from) {
@@ -71,14 +75,6 @@ void SparePool::replenish(const SpareRecipe& recipe) {
         launch.dies_with_daemon = true;
         tasks_.spawn(keep(std::move(spare), std::move(launch)));
     }
-}
-
-void SparePool::remove_unless(const std::function<bool(const std::shared_ptr<const Template>&)>& keep) {
-    std::erase_if(spares_, [&](const std::shared_ptr<Spare>& spare) {
-        const bool goes = spare->ready && !keep(spare->from);
-        if (goes) spare->taken.request_stop();
-        return goes;
-    });
 }
 
 io::Task<void> SparePool::make(Guest& guest, Guest::Launch launch, std::stop_token stop) {
