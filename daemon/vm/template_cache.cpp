@@ -29,6 +29,7 @@ constexpr const char* unfinished = ".new";     // a directory's suffix
 constexpr auto first_retry = 30s;              // after a build that failed; doubles
 constexpr auto longest_retry = 3600s;
 constexpr std::size_t most_waiting = 4;        // sizes are the users' choice: nobody's fill the queue for long
+constexpr std::uint64_t tolerated_growth = 256 << 20;
 constexpr double clock_tolerance = 1e-4;       // 100 ppm: measured twice on one host, it differs by a few
 
 std::uint64_t allocated(int fd) {
@@ -127,6 +128,9 @@ std::pair<Template, Manifest> write_template(const std::string& key, const std::
     return {std::move(out), std::move(manifest)};
 }
 
+// Of the host's memory.
+std::uint64_t held_by(const Template& made) { return allocated(made.image->memory.get()) + allocated(made.image->devices.get()); }
+
 void remove_directory(const std::string& path) noexcept {
     std::error_code ignored;
     fs::remove_all(path, ignored);
@@ -216,7 +220,7 @@ std::size_t TemplateCache::count() const {
 std::uint64_t TemplateCache::memory_bytes() const {
     std::uint64_t out = 0;
     for (const auto& [key, known] : entries_)
-        if (known->ready && known->stored) out += known->stored->memory_bytes;
+        if (known->ready) out += held_by(*known->ready);
     return out;
 }
 
@@ -244,6 +248,15 @@ bool TemplateCache::usable(Entry& entry) {
     return false;
 }
 
+// What a clone is the first to touch becomes a page of the image, empty and there to stay. When those are many, a fresh copy
+// takes the image's place; the old one goes with the last of its clones.
+void TemplateCache::renew_if_grown(const EntryPtr& entry) {
+    if (entry->busy || held_by(*entry->ready) < entry->stored->memory_bytes + tolerated_growth) return;
+    entry->busy = true;
+    entry->settled.reset();
+    tasks_.spawn(load(entry));
+}
+
 io::Task<TemplateChoice> TemplateCache::find(TemplateSource source, std::stop_token stop) {
     TemplateChoice out;
     if (!options_.enabled) co_return out;
@@ -255,6 +268,7 @@ io::Task<TemplateChoice> TemplateCache::find(TemplateSource source, std::stop_to
     const auto known = entries_.find(out.key);
     if (known == entries_.end() || !usable(*known->second)) co_return out;
     out.ready = known->second->ready;
+    renew_if_grown(known->second);
     const std::time_t now = std::time(nullptr);
     if (now - known->second->last_used > 60) ::utimensat(AT_FDCWD, (directory_of(out.key) + "/manifest.json").c_str(), nullptr, 0);
     known->second->last_used = now;
@@ -421,9 +435,10 @@ void TemplateCache::keep_within_budget(const Entry* newest) {
             continue;
         }
         if (!known->ready) continue;
-        memory += known->stored->memory_bytes;
+        const std::uint64_t held = held_by(*known->ready);
+        memory += held;
         if (memory <= options_.memory_bytes || known == newest) continue;
-        memory -= known->stored->memory_bytes;
+        memory -= held;
         known->ready.reset();  // its files stay
     }
 }

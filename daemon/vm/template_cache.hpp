@@ -63,7 +63,7 @@ public:
     void remove_others(const std::function<bool(const std::string& environment_digest)>& keep);
 
     std::size_t count() const;
-    std::uint64_t memory_bytes() const;
+    std::uint64_t memory_bytes() const;     // that images take now: pages their clones were the first to touch, too
 
 private:
     struct Entry;
@@ -75,6 +75,7 @@ private:
     void take_stock();
     EntryPtr entry(const std::string& key);
     bool usable(Entry& entry);
+    void renew_if_grown(const EntryPtr& entry);
     io::Task<void> load(EntryPtr entry);
     io::Task<void> load_last_used();
     io::Task<void> build(EntryPtr entry, TemplateSource source);
