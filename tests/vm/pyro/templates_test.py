@@ -555,6 +555,7 @@ class Faults(WarmCase):
         for at, name in enumerate(FILES):
             for number, damage in enumerate(DAMAGES):
                 with self.subTest(f"{damage.__name__} {name}"):
+                    site.stop()
                     shutil.rmtree(template, ignore_errors=True)
                     subprocess.run(["cp", "-a", "--sparse=always", whole, template], check=True)
                     damage(template / name)
@@ -567,7 +568,7 @@ class Faults(WarmCase):
                     else:
                         site.until(lambda: not template.exists(), "it is thrown away")
                         self.assertEqual(self.status(site)["templates"], 0)
-                    site.stop()
+        site.stop()
         # What all that was about: a whole one is used.
         shutil.rmtree(template, ignore_errors=True)
         whole.rename(template)
@@ -672,6 +673,8 @@ class Faults(WarmCase):
         site = self.site(start=False, templates=False)
         for point in ("template_booting", "template_warm", "template_saved", "template_installed"):
             with self.subTest(point):
+                site.stop()
+                shutil.rmtree(site.state / "templates", ignore_errors=True)
                 site.start(env={"PYRO_CRASH_AT": point})
                 process = children.ends_with(self, site.popen("run", TINY, "--", "true"))
                 self.assertEqual(site.daemon.wait(pyro_site.WAIT), 99)
@@ -684,8 +687,6 @@ class Faults(WarmCase):
                 if there:
                     self.until_ready(site)
                 self.assertEqual(self.start_of(site), "restored" if there else "cold")
-                site.stop()
-                shutil.rmtree(site.state / "templates")
 
     def test_prune_while_spares_wait(self):
         site = self.site(pyro_site.registry_config() + '[environments]\nsources = ["registry"]\n' + ON)
