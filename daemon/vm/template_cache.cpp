@@ -157,6 +157,11 @@ TemplateCache::TemplateCache(const GuestServices& services, TemplateOptions opti
 TemplateCache::~TemplateCache() = default;
 
 TemplateCache::EntryPtr TemplateCache::entry(const std::string& key) {
+    // Sizes are the users' choice: what came to nothing, and may be tried again, need not be remembered.
+    std::erase_if(entries_, [](const auto& item) {
+        const Entry& known = *item.second;
+        return item.second.use_count() == 1 && !known.stored && !known.busy && known.not_before < std::chrono::steady_clock::now();
+    });
     EntryPtr& found = entries_[key];
     if (!found) {
         found = std::make_shared<Entry>(services_.executor);

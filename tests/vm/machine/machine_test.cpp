@@ -846,6 +846,29 @@ TEST_CASE("how long a cold start takes", "[.][bench]") {
     });
 }
 
+TEST_CASE("what the host adds to a command", "[.][bench]") {
+    on_host({}, [](Host& host) -> io::Task<void> {
+        auto machine = co_await host.registry.create(request());
+        auto session = co_await machine->start(start_with("true"), never);
+        session.reset();
+        agent::ExecSpec spec = shell("");
+        spec.argv = {"/bin/true"};
+        std::vector<double> whole, in_guest;
+        for (int i = 0; i < 100; ++i) {
+            const auto began = std::chrono::steady_clock::now();
+            session = machine->exec(spec);
+            const auto status = co_await session->exited(never);
+            whole.push_back(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - began).count());
+            in_guest.push_back(static_cast<double>(status.duration_ns) / 1e6);
+            session.reset();
+        }
+        std::ranges::sort(whole);
+        std::ranges::sort(in_guest);
+        std::cerr << "100 times /bin/true in a running machine, medians: " << whole[50] << " ms, of these in the guest " << in_guest[50] << " ms\n";
+        co_await host.registry.remove(machine);
+    });
+}
+
 TEST_CASE("the suite booted guests") {
     std::cout << "machine_test booted " << booted << " guests" << std::endl;
     std::ofstream(build + "/guests-booted", std::ios::app) << booted << "\n";
