@@ -515,7 +515,7 @@ private:
                              std::function<void(const supervise::ProcessIdentity&)> before_exec) {
         if (launch.accelerator == Accelerator::tcg) launch.tsc_khz = co_await tsc_.khz();
         fds.kernel = open_part(config_.programs.kernel, "the guest kernel cannot be used", "build it: guest/kernel/build");
-        fds.initramfs = open_part(config_.programs.initramfs, "the guest's initramfs cannot be used", "build it: ninja -C build initramfs");
+        fds.initramfs = open_part(config_.programs.initramfs, "the guest's initramfs cannot be used", "build it: ninja -C build pyro_guest_initramfs");
         fds.qmp = io::listen_unix(directory + "/qmp", 0600);
         fds.agent = io::listen_unix(directory + "/agent", 0600);
         auto console = connected_pair();
