@@ -144,7 +144,7 @@ io::Task<std::shared_ptr<agent::ExecSession>> Machine::boot(StartRequest request
     io::Semaphore::Permit place;
     bool has_place = !is_spare_;
     if (has_place) place = co_await services_.boots.acquire(row_.owner_uid, stop);
-    for (int number = 1;; ++number) {
+    for (int own_boots = 0;;) {
         ++services_.statistics.attempts;
         const std::shared_ptr<const Template> from = is_spare_ ? nullptr : std::exchange(choice.ready, nullptr);
         started_as_ = is_spare_ ? StartKind::spare : from ? StartKind::restored : StartKind::cold;
@@ -167,7 +167,8 @@ io::Task<std::shared_ptr<agent::ExecSession>> Machine::boot(StartRequest request
         failure = co_await explain(std::move(*failure));
         co_await guest_->end();
         const bool ahead = started_as_ != StartKind::cold;  // of the boot that needs nobody's preparation
-        const bool again = (ahead || guest_->launched()) && !guest_->spoke() && number < boot_attempts;
+        if (!ahead) ++own_boots;
+        const bool again = (ahead || guest_->launched()) && !guest_->spoke() && own_boots < boot_attempts;
         if (!again) throw with_console(std::move(*failure));
         if (from) services_.templates.discard(from->key, failure->message());
         if (!has_place) place = co_await services_.boots.acquire(row_.owner_uid, stop);
