@@ -1,8 +1,10 @@
 #include <algorithm>
 #include <map>
+#include <set>
 
 #include "common/error.hpp"
 #include "common/patch/lines.hpp"
+#include "common/patch/names.hpp"
 #include "common/patch/patch.hpp"
 
 namespace pyro::patch {
@@ -122,7 +124,7 @@ Rejection hunk_rejection(const FilePatch& patch, std::size_t number, const std::
                                                     : "the hunk overlaps one before it";
     const std::size_t skipped = equal - std::min(equal, shown_before_difference);
     rejection.position = start + skipped + 1;
-    const auto show = [&](const std::vector<std::string_view>& lines, std::size_t from, std::size_t to, std::vector<std::string>& shown) {
+    const auto show = [](const std::vector<std::string_view>& lines, std::size_t from, std::size_t to, std::vector<std::string>& shown) {
         for (std::size_t i = from; i < std::min({to, lines.size(), from + shown_lines}); ++i) {
             const std::string_view line = lines[i].substr(0, lines[i].size() - lines[i].ends_with('\n'));
             shown.push_back(std::string(line.substr(0, shown_bytes)) + (line.size() > shown_bytes ? "..." : ""));
@@ -245,7 +247,7 @@ private:
             }
         }
         if (const std::string link = parent_in_the_way(path, true); !link.empty())
-            return reject(patch, path, quote(link) + " is a symlink, and nothing beyond it is patched"), std::nullopt;
+            return reject(patch, path, shown(link) + " is a symlink, and nothing beyond it is patched"), std::nullopt;
         File file = read(path);
         if (file.mode == Mode::absent && !patch.may_create) return reject(patch, path, "there is no such file"), std::nullopt;
         if (file.mode == Mode::directory) return reject(patch, path, "this is a directory"), std::nullopt;
@@ -279,6 +281,7 @@ private:
         if (entry && entry->result) return reject(patch, *patch.new_path, "an earlier patch makes this file"), false;
         if (entry) return true;
         const Mode mode = read(*patch.new_path).mode;
+        if (mode == Mode::directory) over_directories_.insert(*patch.new_path);
         if (mode == Mode::absent || mode == Mode::directory) return true;
         // Where a link on the way is removed, what is beyond it does not count.
         if (!parent_in_the_way(*patch.new_path, true).empty()) return true;
@@ -291,11 +294,11 @@ private:
             const std::string parent = path.substr(0, slash);
             const Entry* entry = find(parent);
             if (entry && entry->result)
-                return reject(patch, path, quote(parent) + " is no directory when all is applied");
+                return reject(patch, path, shown(parent) + " is no directory when all is applied");
         }
         if (const std::string parent = parent_in_the_way(path, false); !parent.empty())
-            return reject(patch, path, quote(parent) + " is a file or a symlink, not a directory");
-        if (read(path).mode == Mode::directory && !goes_away(path, true)) reject(patch, path, "there is a directory, and it is not empty");
+            return reject(patch, path, shown(parent) + " is a file or a symlink, not a directory");
+        if (over_directories_.contains(path) && !goes_away(path, true)) reject(patch, path, "there is a directory, and it is not empty");
     }
 
     // Whether nothing is left in a directory. One that was empty before stays, except where the file comes.
@@ -317,12 +320,13 @@ private:
     Budget budget_;
     std::map<std::string, Entry> table_;
     std::map<std::string, Mode> parents_;
+    std::set<std::string> over_directories_;  // made where directories are
     AppliedAll result_;
 };
 
 }  // namespace
 
-Applied apply(const FilePatch& patch, std::string_view bytes, const ApplyLimits& limits) {
+Applied apply_one(const FilePatch& patch, std::string_view bytes, const ApplyLimits& limits) {
     Budget budget(limits);
     return apply_hunks(patch, bytes, limits, budget);
 }

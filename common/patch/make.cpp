@@ -3,6 +3,7 @@
 
 #include "common/error.hpp"
 #include "common/patch/lines.hpp"
+#include "common/patch/names.hpp"
 #include "common/patch/patch.hpp"
 
 namespace pyro::patch {
@@ -23,9 +24,10 @@ std::string header(std::string_view from, std::string_view to) {
 
 bool is_binary(std::string_view bytes) { return bytes.substr(0, looked_at_for_nul).find('\0') != std::string_view::npos; }
 
-// The part of two texts around all that differs, with its context; both begin and end with the same lines.
+// The part of two texts around all that differs: `lead` and `tail` lines of context that stay what they are, and what is between.
 struct Window {
     std::vector<std::string_view> before, after;
+    std::size_t lead, tail;
     std::size_t first_line;  // lines in front of it
 };
 
@@ -42,11 +44,11 @@ Window differing_part(std::string_view before, std::string_view after) {
         const std::size_t newline = rest_before.find('\n', rest_before.size() - same);
         same = newline == std::string_view::npos ? 0 : rest_before.size() - newline - 1;
     }
-    std::size_t end = before.size() - same;
-    for (std::size_t i = 0; i < context && end < before.size(); ++i) end = std::min(before.find('\n', end), before.size() - 1) + 1;
-    for (std::size_t i = 0; i < context && start > 0; ++i) start = line_start(before, start - 1);
+    std::size_t end = before.size() - same, lead = 0, tail = 0;
+    for (; tail < context && end < before.size(); ++tail) end = std::min(before.find('\n', end), before.size() - 1) + 1;
+    for (; lead < context && start > 0; ++lead) start = line_start(before, start - 1);
     const std::size_t behind = before.size() - end;
-    return {split_lines(before.substr(start, end - start)), split_lines(after.substr(start, after.size() - behind - start)),
+    return {split_lines(before.substr(start, end - start)), split_lines(after.substr(start, after.size() - behind - start)), lead, tail,
             static_cast<std::size_t>(std::count(before.begin(), before.begin() + static_cast<std::ptrdiff_t>(start), '\n'))};
 }
 
@@ -63,9 +65,18 @@ void put_line(std::string& text, char side, std::string_view line) {
 // Appends the hunks and counts what is in them.
 void put_hunks(Made& made, std::string_view before, std::string_view after, const MakeLimits& limits) {
     const Window window = differing_part(before, after);
-    const auto& [a, b, first_line] = window;
-    LineDiff diff{std::vector<char>(a.size(), 1), std::vector<char>(b.size(), 1)};
-    if (std::max(a.size(), b.size()) <= limits.diff_lines) diff = diff_lines(a, b, limits.work);
+    const auto& [a, b, context_before, context_behind, first_line] = window;
+    using Lines = std::vector<std::string_view>;
+    const auto middle = [&](const Lines& lines) {
+        return Lines(lines.begin() + static_cast<std::ptrdiff_t>(context_before), lines.end() - static_cast<std::ptrdiff_t>(context_behind));
+    };
+    const Lines middle_a = middle(a), middle_b = middle(b);
+    LineDiff diff{std::vector<char>(middle_a.size(), 1), std::vector<char>(middle_b.size(), 1)};
+    if (std::max(middle_a.size(), middle_b.size()) <= limits.diff_lines) diff = diff_lines(middle_a, middle_b, limits.work);
+    for (std::vector<char>* flags : {&diff.deleted, &diff.added}) {
+        flags->insert(flags->begin(), context_before, 0);
+        flags->insert(flags->end(), context_behind, 0);
+    }
 
     struct Group { std::size_t a0, a1, b0, b1; };
     std::vector<Group> groups;
@@ -101,7 +112,7 @@ Made make(std::string_view path, const File& before, const File& after, const Ma
     check_path(path);
     for (const Mode mode : {before.mode, after.mode})
         if (mode != Mode::absent && !in_patches(mode))
-            throw Error(ErrorCode::invalid_argument, quote(path) + " is neither a file nor a symlink", "leave it out of the patch");
+            throw Error(ErrorCode::invalid_argument, shown(path) + " is neither a file nor a symlink", "leave it out of the patch");
     if (before == after) return {};
     if (in_patches(before.mode) && in_patches(after.mode) && is_file(before.mode) != is_file(after.mode)) {
         Made made = make(path, before, {}, limits);
@@ -134,7 +145,7 @@ Made make_rename(std::string_view from, Mode before, std::string_view to, Mode a
     check_path(from);
     check_path(to);
     if (!in_patches(before) || !in_patches(after) || is_file(before) != is_file(after))
-        throw Error(ErrorCode::invalid_argument, quote(from) + " and " + quote(to) + " are of different types", "describe them as removed and added");
+        throw Error(ErrorCode::invalid_argument, shown(from) + " and " + shown(to) + " are of different types", "describe them as removed and added");
     Made made{header(from, to), {}};
     if (before != after) made.text += "old mode " + octal(before) + "\nnew mode " + octal(after) + "\n";
     made.text += "similarity index 100%\nrename from " + quote(from) + "\nrename to " + quote(to) + "\n";

@@ -21,9 +21,7 @@ bool is_dot_git(std::string_view component) {
 
 void check_path(std::string_view path) {
     const auto refuse = [&](std::string_view why) {
-        const std::string shown = quote(path.substr(0, 200));
-        throw Error(ErrorCode::invalid_argument, "path " + (shown[0] == '"' ? shown : '"' + shown + '"') + " " + std::string(why),
-                    "name files relative to the top directory");
+        throw Error(ErrorCode::invalid_argument, "path " + shown(path) + " " + std::string(why), "name files relative to the top directory");
     };
     if (path.empty()) refuse("is empty");
     if (path.size() > longest_path) refuse("is longer than 4095 bytes");
@@ -56,6 +54,11 @@ std::string quote(std::string_view name) {
         else for (int shift = 6; shift >= 0; shift -= 3) text += static_cast<char>('0' + ((byte >> shift) & 7));
     }
     return needed ? '"' + text + '"' : text;
+}
+
+std::string shown(std::string_view name) {
+    const std::string quoted = quote(name.substr(0, 200));
+    return quoted.starts_with('"') ? quoted : '"' + quoted + '"';
 }
 
 std::optional<std::string> unquote(std::string_view& text) {

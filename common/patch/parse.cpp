@@ -26,6 +26,9 @@ public:
     std::vector<FilePatch> run() {
         if (rest_.size() > limits_.bytes)
             fail("the patch has more than " + std::to_string(limits_.bytes) + " bytes", "split it by files");
+        if (!rest_.empty() && rest_.back() != '\n')
+            fail_at(static_cast<std::size_t>(std::count(rest_.begin(), rest_.end(), '\n')) + 1, "the patch ends within this line",
+                    "give all of it, and end it with a newline");
         while (!rest_.empty()) {
             std::string_view line = peek();
             if (eat(line, "diff --git ")) {
@@ -38,7 +41,7 @@ public:
                 take();
             }
         }
-        if (patches_.empty()) fail("there is no patch in the text", "give the output of git diff or diff -u");
+        if (patches_.empty()) fail_at(1, "there is no patch in the text", "give the output of git diff or diff -u");
         return std::move(patches_);
     }
 
@@ -49,8 +52,8 @@ private:
             .with_detail("line", std::to_string(line));
     }
 
-    // Lines with their newline. Only text around patches may end without one.
-    std::string_view peek() const { return rest_.substr(0, std::min(rest_.find('\n'), rest_.size() - 1) + 1); }
+    // Lines with their newline.
+    std::string_view peek() const { return rest_.substr(0, rest_.find('\n') + 1); }
     std::string_view next_but_one() const { return rest_.substr(peek().size()); }
     std::string_view take() {
         const std::string_view line = peek();
@@ -61,7 +64,6 @@ private:
     // A line of a header, without its end.
     std::string_view header(std::string_view line) const {
         if (line.size() > longest_header_line) fail("this line of a header is longer than any name", "shorten the name");
-        if (line.empty() || line.back() != '\n') fail("the patch ends within a header", "give all of it, to the last newline");
         line.remove_suffix(1);
         if (!line.empty() && line.back() == '\r') line.remove_suffix(1);
         return line;
@@ -103,7 +105,7 @@ private:
         if (name.starts_with('/')) checked(name);
         const std::size_t slash = name.find('/');
         if (slash == std::string::npos)
-            fail("the name " + quote(name.substr(0, 200)) + " has no first component to cut off", "name files with a/ and b/ in front, as git diff does");
+            fail("the name " + shown(name) + " has no first component to cut off", "name files with a/ and b/ in front, as git diff does");
         return checked(name.substr(slash + 1));
     }
 
@@ -120,7 +122,7 @@ private:
         for (const auto& [spelling, mode] : {std::pair{"100644", Mode::regular}, {"100755", Mode::executable}, {"120000", Mode::symlink}})
             if (text == spelling) return mode;
         if (text == "160000") fail("mode 160000: a submodule cannot be patched", "leave submodules out of the patch");
-        fail("mode " + quote(text.substr(0, 20)) + " is not 100644, 100755 or 120000");
+        fail("mode " + shown(text) + " is not 100644, 100755 or 120000");
     }
 
     // The one name on both sides of "a/x b/x"; nothing if they differ, as in renames, which name them below.
@@ -266,7 +268,6 @@ private:
             eat(text, "@@ -");
             range(text, hunk.old_start, hunk.old_count, " +");
             range(text, hunk.new_start, hunk.new_count, " @@");
-            if (text.empty() || text.back() != '\n') fail("the patch ends in the first line of a hunk", "give all of it, to the last newline");
             if (patch.creates() && hunk.old_count > 0) fail("a new file has no old lines");
             if (patch.deletes() && hunk.new_count > 0) fail("a deleted file keeps no lines");
             take();
@@ -296,7 +297,6 @@ private:
                 fail_at(hunk.line, "the patch ends within this hunk; " + std::to_string(old_left) + " old and " + std::to_string(new_left) +
                         " new lines are missing", "give all of it, or correct the counts in its @@ line");
             const std::string_view line = peek();
-            if (line.back() != '\n') fail("the patch ends within a line", "end the patch with a newline");
             const char kind = line == "\n" ? ' ' : line[0];  // of an empty line some programs drop the blank
             const bool in_old = kind == ' ' || kind == '-', in_new = kind == ' ' || kind == '+';
             if (kind == '\\') {

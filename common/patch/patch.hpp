@@ -138,7 +138,7 @@ struct Applied {
 
 // Applies the hunks to a file's content. Exact: each at its stated position, else at the nearest place where all its lines are and no
 // earlier hunk has been; at the beginning (end) of the file if it has no context there. Throws quota_exceeded beyond a limit.
-Applied apply(const FilePatch& patch, std::string_view bytes, const ApplyLimits& limits = {});
+Applied apply_one(const FilePatch& patch, std::string_view bytes, const ApplyLimits& limits = {});
 
 // The tree that patches are applied to. A path given to either has passed check_path().
 struct Tree {
