@@ -106,7 +106,7 @@ struct ParseLimits {
 // Reads patches in git's format and plain unified ones (names as `git apply -p1`: the first component is cut off), with any text
 // before, between and behind them. Throws invalid_argument, "patch line N: ...", with the detail "line". Stricter than git apply:
 // refused are lines behind a hunk that its counts leave out, ---/+++ without a hunk, binary and context diffs, submodules,
-// a mode that is not 100644, 100755 or 120000, paths that check_path() refuses, and a text without any patch.
+// a mode that is not 100644, 100755 or 120000, paths that check_path() refuses, a text without any patch or that ends within a line.
 std::vector<FilePatch> parse(std::string_view text, const ParseLimits& limits = {});
 
 Stat stat(const FilePatch& patch);
@@ -164,7 +164,7 @@ struct AppliedAll {
 // that become empty by removals before writing, as git does: a file may come where a directory was.
 // Stricter than git apply, which does something else than the patch says for these: binary entries; context "without newline
 // at end" matched by a line that has one; lines added without context inside a file; a file that one patch changes and a later
-// one removes or renames. Also refused: link targets that no link can have.
+// one removes or renames; a file that two patches create. Also refused: link targets that no link can have.
 AppliedAll apply_all(const std::vector<FilePatch>& patches, const Tree& tree, const ApplyLimits& limits = {});
 
 }  // namespace pyro::patch

@@ -74,8 +74,10 @@ TEST_CASE("what applying may cost is bounded") {
     for (int i = 0; i < 499; ++i) equal += " 0\n";
     equal += " 1\n";
     std::string file;
-    for (int i = 0; i < 2'000'000; ++i) file += "0\n";
-    CHECK_THROWS_AS(apply_one(one(equal), file), Error);
+    for (int i = 0; i < 100'000; ++i) file += "0\n";
+    limits = {};
+    limits.work = 1'000'000;
+    CHECK_THROWS_AS(apply_one(one(equal), file, limits), Error);
 
     // Not every one of many rejections is told.
     std::string hunks;
@@ -87,7 +89,7 @@ TEST_CASE("what applying may cost is bounded") {
 
 TEST_CASE("many hunks in a large file are applied in one pass") {
     std::string hunks, before, after;
-    for (int i = 0; i < 100'000; ++i) {
+    for (int i = 0; i < 30'000; ++i) {
         const std::string n = std::to_string(i);
         before += "a" + n + "\nb" + n + "\nc" + n + "\n";
         after += "a" + n + "\nB" + n + "\nc" + n + "\n";
@@ -95,7 +97,7 @@ TEST_CASE("many hunks in a large file are applied in one pass") {
         hunks += "@@ -" + range + " +" + range + " @@\n a" + n + "\n-b" + n + "\n+B" + n + "\n c" + n + "\n";
     }
     ApplyLimits limits;
-    limits.work = 2'000'000;  // a few for each line
+    limits.work = 600'000;  // a few for each line
     const Applied applied = apply_one(one(hunks), before, limits);
     REQUIRE(applied.rejections.empty());
     CHECK((applied.bytes == after));

@@ -340,16 +340,19 @@ TEST_CASE("what git diff writes is taken, and makes the second tree") {
 
         REQUIRE(figures_of(patches) == figures_of_git(site.git({"apply", "--numstat", "-z", "-"}, text).out));
 
-        // What is made here is as short as git can have it.
-        Figures made;
+        // What is made here is not longer than git can have it.
+        std::size_t made = 0, made_by_git = 0;
         Files all = before;
         all.insert(after.begin(), after.end());
         for (const auto& [name, unused] : all) {
             const auto old = before.find(name), now = after.find(name);
             const Made change = make(name, old == before.end() ? File{} : old->second, now == after.end() ? File{} : now->second);
-            if (!change.text.empty()) made.emplace(change.stat.added, change.stat.deleted);
+            made += change.stat.added + change.stat.deleted;
         }
-        REQUIRE(made == figures_of_git(site.git({"diff", "--minimal", "--no-renames", "--numstat", "-z", trees[0], trees[1]}).out));
+        for (const auto& [added, deleted] : figures_of_git(site.git({"diff", "--minimal", "--no-renames", "--numstat", "-z", trees[0], trees[1]}).out))
+            made_by_git += added + deleted;
+        REQUIRE(made <= made_by_git);
+        REQUIRE(made > 0);
     }
     CHECK(patches_read > rounds(350));
     CHECK(renames > rounds(25));
@@ -436,7 +439,7 @@ TEST_CASE("on another base, git apply and apply_all refuse the same files and ma
     }
     CHECK(taken > rounds(1000));
     CHECK(refused > rounds(800));
-    CHECK(joined > 0);
+    CHECK(joined < taken / 100);
 }
 
 namespace {
@@ -446,7 +449,7 @@ struct Case {
     const char* title;
     Files files;
     std::string patch, reason;
-    bool git_takes_it = false;  // though it is refused here
+    bool stricter = false;  // than some git, which takes it
 };
 
 File text(const std::string& bytes, Mode mode = Mode::regular) { return {mode, bytes}; }
@@ -557,7 +560,7 @@ TEST_CASE("what becomes of several files is what git apply decides") {
         site.write(one.files);
         const Outcome outcome = site.git({"apply", "-p1", "--whitespace=nowarn"}, one.patch);
         INFO(outcome.err);
-        CHECK((outcome.status == 0) == (one.reason.empty() || one.git_takes_it));
+        if (!one.stricter) CHECK((outcome.status == 0) == one.reason.empty());
         if (one.reason.empty()) {
             CHECK(applied.rejections.empty());
             CHECK(carried_out(one.files, applied) == site.read());
