@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <map>
+#include <tuple>
 
 #include "common/error.hpp"
 #include "common/patch/lines.hpp"
