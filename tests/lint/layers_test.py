@@ -7,6 +7,7 @@ import sources
 
 MAY = {
     "common": set(),
+    "common/patch": {"common"},
     "proto": {"common"},
     "daemon/io": {"common"},
     "daemon/state": {"common", "proto", "daemon/io"},
