@@ -208,11 +208,13 @@ int Names::read(int fd) {
     }
 }
 
+// fchmod wants a descriptor one may read, and fchmodat follows links and needs a directory one may search.
+int change_mode(int held, mode_t mode) { return ::chmod(("/proc/self/fd/" + std::to_string(held)).c_str(), mode) == 0 ? 0 : errno; }
+
 int change_mode(int directory, const char* name, mode_t mode) {
-    // fchmodat follows links, and fchmod wants a descriptor one may read. What is held by O_PATH stays what it is.
     const UniqueFd held(open_beneath_at(directory, name, O_PATH | O_NOFOLLOW, RESOLVE_NO_SYMLINKS));
     if (!held) return errno;
-    return ::chmod(("/proc/self/fd/" + std::to_string(held.get())).c_str(), mode) == 0 ? 0 : errno;
+    return change_mode(held.get(), mode);
 }
 
 void remove_content(Trail& trail, Removed& removed) {
@@ -224,14 +226,14 @@ void remove_content(Trail& trail, Removed& removed) {
         if (::unlinkat(trail.fd(), name, flags) == 0) return 0;
         if (errno != EACCES) return errno;
         // Its own directory may not be written to, which its owner can change.
-        if (::fchmodat(trail.fd(), ".", 0700, 0) != 0) return EACCES;
+        if (change_mode(trail.fd(), 0700) != 0) return EACCES;
         return ::unlinkat(trail.fd(), name, flags) == 0 ? 0 : errno;
     };
     // Everything that is no directory, and empty directories; the others wait.
     const auto clear_level = [&] {
         Names names;
         int error = names.read(trail.fd());
-        if (error == EACCES && ::fchmodat(trail.fd(), ".", 0700, 0) == 0) error = names.read(trail.fd());
+        if (error == EACCES && change_mode(trail.fd(), 0700) == 0) error = names.read(trail.fd());
         if (error != 0) complain(".", error);
         std::vector<std::string> full;
         for (const Names::Item& item : names.items) {

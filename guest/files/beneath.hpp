@@ -76,6 +76,7 @@ private:
 
 // Of what has that name itself, never of what a link leads to.
 int change_mode(int directory, const char* name, mode_t mode);  // 0 or errno
+int change_mode(int held, mode_t mode);                         // of what an O_PATH descriptor holds
 
 // Everything in the directory the trail leads to. Unwritable directories on the way are made writable. Throws what was in the way.
 struct Removed {

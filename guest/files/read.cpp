@@ -126,7 +126,7 @@ void read(const UniqueFd& root, const std::string& path, const ReadOptions& opti
     Done done;
     done.files = 1;
     const std::uint64_t limit = options.limit.value_or(UINT64_MAX);
-    std::uint64_t at = std::min<std::uint64_t>(options.offset, INT64_MAX);
+    std::uint64_t at = std::min<std::uint64_t>(options.offset, INT64_MAX / 2);  // far behind any end
     while (done.bytes < limit) {
         const std::size_t want = static_cast<std::size_t>(std::min<std::uint64_t>(buffer.size(), limit - done.bytes));
         const ssize_t got = ::pread(file.get(), buffer.data(), want, static_cast<off_t>(at));

@@ -80,7 +80,7 @@ bool look(int directory, const char* name, struct stat& info) { return ::fstatat
 
 void set_values(int directory, mode_t mode, timespec mtime) {
     const timespec times[2] = {{0, UTIME_OMIT}, mtime};
-    if (::utimensat(directory, ".", times, 0) != 0 || ::fchmodat(directory, ".", mode, 0) != 0) fail("set mode and time of", ".", errno);
+    if (::utimensat(directory, ".", times, 0) != 0 || change_mode(directory, mode) != 0) fail("set mode and time of", ".", errno);
 }
 
 [[noreturn]] void refuse_conflict(const std::string& path, const char* staged, const char* there) {
@@ -309,7 +309,7 @@ bool undo(const UniqueFd& root, const UniqueFd& run, std::FILE* plan) {
                 continue;
             }
             const timespec times[2] = {{0, UTIME_OMIT}, step.old_mtime};
-            all = ::utimensat(at.there.fd(), ".", times, 0) == 0 && (!step.sets || ::fchmodat(at.there.fd(), ".", step.old_mode & 07777, 0) == 0) && all;
+            all = (!step.sets || change_mode(at.there.fd(), step.old_mode & 07777) == 0) && ::utimensat(at.there.fd(), ".", times, 0) == 0 && all;
             at.there.leave();
             at.staged.leave();
         } else if (!lost_here) {
