@@ -49,8 +49,8 @@ void unpack(const UniqueFd& root, const UnpackOptions& options);
 // has killed one, before anything else is changed.
 void recover(const UniqueFd& root, const std::string& staging);
 
-// A tar on stdout: ustar with pax records where a value needs them, in the byte order of paths, owners 0, files with several names as
-// often as they have names.
+// A tar on stdout: ustar with pax records where a value needs them, each directory before its content, owners 0, files
+// with several names as often as they have names.
 void pack(const UniqueFd& root, std::vector<std::string> paths);
 
 // For all of these.

@@ -103,7 +103,8 @@ std::string tar_header(const Entry& entry) {
     const char type = entry.kind == Kind::directory ? '5' : entry.kind == Kind::symlink ? '2' : '0';
     const std::int64_t seconds = std::clamp<std::int64_t>(entry.mtime_s, 0, most_octal);
     return out + ustar_header(path_fits ? path : "././@LongPath", type, entry.mode & 01777, size_fits ? entry.size : 0, seconds,
-                              target_fits ? entry.target : "");
+                              // Not empty: libarchive takes a link without a name for a file.
+                              target_fits ? entry.target : "././@LongSymLink");
 }
 
 class Packer {
@@ -207,7 +208,7 @@ void pack(const UniqueFd& root, std::vector<std::string> paths) {
         if (path != ".") packer.add(Found{trail.fd(), name.c_str(), path, info});
         if (!S_ISDIR(info.st_mode)) continue;
         if (const int error = path == "." ? 0 : trail.enter(name.c_str()); error != 0) fail("pack", path, error);
-        walk(trail, WalkOptions{},
+        walk(trail, WalkOptions{true, true, {}},
              WalkVisitor{[&](const Found& found) { packer.add(found); return true; },
                          [&](Reason reason, const std::string& where) { packer.leave_out(reason, where); }});
     }

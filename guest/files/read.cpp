@@ -91,7 +91,7 @@ void list(const UniqueFd& root, const std::string& path, const ListOptions& opti
     } else {
         const int error = path == "." ? 0 : place.trail.enter(place.name.c_str());
         if (error != 0) fail("list", path, error);
-        walk(place.trail, WalkOptions{options.recursive, options.after},
+        walk(place.trail, WalkOptions{options.recursive, false, options.after},
              WalkVisitor{[&](const Found& found) { return tell(entry_of(found)); },
                          [&](proto::files::Reason reason, const std::string& where) { out.put(proto::files::Note{reason, where}); }});
     }

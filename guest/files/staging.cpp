@@ -78,9 +78,10 @@ int move(int from, int to, const char* name, unsigned flags) { return ::renameat
 
 bool look(int directory, const char* name, struct stat& info) { return ::fstatat(directory, name, &info, AT_SYMLINK_NOFOLLOW) == 0; }
 
-void set_values(int directory, mode_t mode, timespec mtime) {
+void set_values(Trail& trail, mode_t mode, timespec mtime) {
+    const int directory = trail.fd();
     const timespec times[2] = {{0, UTIME_OMIT}, mtime};
-    if (::utimensat(directory, ".", times, 0) != 0 || change_mode(directory, mode) != 0) fail("set mode and time of", ".", errno);
+    if (::utimensat(directory, ".", times, 0) != 0 || change_mode(directory, mode) != 0) fail("set mode and time of", trail.path(), errno);
 }
 
 [[noreturn]] void refuse_conflict(const std::string& path, const char* staged, const char* there) {
@@ -209,7 +210,7 @@ private:
     void finish_new(bool is_moved) {
         struct stat staged{};
         if (::fstatat(staged_.fd(), ".", &staged, 0) != 0) fail("read what was unpacked in", staged_.path(), errno);
-        if (const DirectoryValues* values = values_of(staged.st_ino)) set_values(staged_.fd(), is_moved ? values->mode | 0700 : values->mode, values->mtime);
+        if (const DirectoryValues* values = values_of(staged.st_ino)) set_values(staged_, is_moved ? values->mode | 0700 : values->mode, values->mtime);
     }
 
     Trail staged_, there_;
@@ -249,7 +250,7 @@ void do_step(Sides& at, const Step& step) {
             if (error == 0) error = at.staged.enter(step.name);
             break;
         case Step::Kind::leave:
-            if (step.sets) set_values(at.there.fd(), step.mode, step.mtime);
+            if (step.sets) set_values(at.there, step.mode, step.mtime);
             at.there.leave();
             at.staged.leave();
             return;
@@ -308,8 +309,10 @@ bool undo(const UniqueFd& root, const UniqueFd& run, std::FILE* plan) {
                 --lost;
                 continue;
             }
+            all = (!step.sets || change_mode(at.there.fd(), step.old_mode & 07777) == 0) && all;
+            // Of a directory that is somebody else's the time cannot be set; that is not worth to keep anything for.
             const timespec times[2] = {{0, UTIME_OMIT}, step.old_mtime};
-            all = (!step.sets || change_mode(at.there.fd(), step.old_mode & 07777) == 0) && ::utimensat(at.there.fd(), ".", times, 0) == 0 && all;
+            static_cast<void>(::utimensat(at.there.fd(), ".", times, 0));
             at.there.leave();
             at.staged.leave();
         } else if (!lost_here) {

@@ -123,13 +123,14 @@ private:
             if (options_.recursive && item.type == DT_DIR && (options_.after.empty() || content_behind(path))) names.items.push_back(item);
         }
         if (too_long) visitor_.note(Reason::too_long, path_);
-        std::sort(names.items.begin(), names.items.end(), [&names](const Names::Item& a, const Names::Item& b) {
+        std::sort(names.items.begin(), names.items.end(), [&names, tree_order = options_.tree_order](const Names::Item& a, const Names::Item& b) {
             const char* left = names.name(a);
             const char* right = names.name(b);
             while (*left != '\0' && *left == *right) ++left, ++right;
-            // The slash that a directory's content has behind its name.
-            const auto end = [](const char* at, const Names::Item& item) {
-                return static_cast<unsigned char>(*at == '\0' && item.aspect == content ? '/' : *at);
+            // The slash that a directory's content has behind its name; in a tree it sorts before all other bytes.
+            const unsigned slash = tree_order ? 1 : '/' + 1u;
+            const auto end = [slash](const char* at, const Names::Item& item) {
+                return *at != '\0' ? static_cast<unsigned char>(*at) + 1u : item.aspect == content ? slash : 0;
             };
             return end(left, a) < end(right, b);
         });

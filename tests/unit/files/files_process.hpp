@@ -9,6 +9,7 @@
 #include <fstream>
 #include <map>
 #include <optional>
+#include <sstream>
 #include <string>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -44,7 +45,7 @@ inline pid_t start(const std::vector<std::string>& arguments, int in, int out, i
     if (pid == 0) {
         ::dup2(in, 0), ::dup2(out, 1), ::dup2(err, 2);
         if (uid != 0 && (::setgid(uid) != 0 || ::setuid(uid) != 0)) ::_exit(126);
-        ::setenv("LC_ALL", "C", 1);
+        ::setenv("LC_ALL", "C.UTF-8", 1);
         ::execvp(words[0], words.data());
         ::_exit(127);
     }
@@ -113,6 +114,19 @@ struct Thing {
     }
 };
 using Picture = std::map<std::string, Thing>;
+
+// What is in one and not, or otherwise, in the other; empty if they are equal.
+inline std::string differences(const Picture& one, const Picture& other) {
+    std::ostringstream said;
+    for (const auto& [path, thing] : one) {
+        const auto found = other.find(path);
+        if (found == other.end()) said << "only in the first: " << path << "\n";
+        else if (!(found->second == thing)) said << path << ": " << thing << " and " << found->second << "\n";
+    }
+    for (const auto& [path, thing] : other)
+        if (!one.contains(path)) said << "only in the second: " << path << "\n";
+    return said.str();
+}
 
 inline std::string slurp(const fs::path& path) {
     std::ifstream file(path, std::ios::binary);

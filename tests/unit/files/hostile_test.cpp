@@ -73,7 +73,7 @@ void make_deep(const fs::path& top) {
 }  // namespace
 
 TEST_CASE("a depth of thousands of directories is a tree like any other") {
-    const Tree tree;
+    const Tree tree("/dev/shm");  // in memory: a disk is slow at thousands of directories
     make_deep(tree.ws);
     std::string bottom;
     for (int i = 0; i < deep_levels; ++i) bottom += "deep dir/";
@@ -89,11 +89,10 @@ TEST_CASE("a depth of thousands of directories is a tree like any other") {
     const Outcome packed = tree.run({"pack", "."});
     CHECK(packed.status == 0);
     CHECK(answer_of(packed.err).done.files == 3);
-    const Tree copy;
+    const Tree copy("/dev/shm");
     CHECK(copy.ask({"unpack"}, packed.out).done.files == 3);
     CHECK(copy.run({"read", bottom + "3/below/it"}).out == "third");
-    // Onto a tree that is as deep: every level is gone through, and once more when it fails at the end.
-    copy.ask({"unpack"}, packed.out);
+    // Onto a tree that is as deep: every level is gone through.
     copy.ask({"remove", bottom});
     copy.ask({"write", "--parents", bottom + "/is/now/a/directory"}, "x");
     CHECK(copy.run({"unpack"}, packed.out).refused_as(ErrorCode::failed_precondition, "bottom"));
@@ -147,7 +146,7 @@ TEST_CASE("a directory that turns into a link and back leads nowhere else") {
     std::size_t worked = 0, refused = 0;
     {
         const Beside swapper(swap);
-        for (int round = 0; round < 40 || worked == 0 || refused == 0; ++round)
+        for (int round = 0; round < 15 || worked == 0 || refused == 0; ++round)
             for (const auto& operation : operations) {
                 const Outcome outcome = tree.run(operation, operation[0] == "unpack" ? archive : "inside");
                 CHECK((outcome.status == 0 || outcome.status == 1));
@@ -157,7 +156,7 @@ TEST_CASE("a directory that turns into a link and back leads nowhere else") {
             }
         CHECK(swapper.rounds() > 100);
     }
-    CHECK(picture_of(outside) == before);
+    CHECK(differences(picture_of(outside), before) == "");
     CHECK(tree.is_clean());
 }
 
@@ -178,7 +177,7 @@ TEST_CASE("a tree that changes all the time is listed, packed and removed") {
                 std::ofstream(path / "e/f") << std::string(static_cast<std::size_t>(next % 7) * 10'000, 'x');
             }
         });
-        for (int round = 0; round < 60; ++round) {
+        for (int round = 0; round < 25; ++round) {
             const Answer all = tree.ask({"list", ".", "--recursive"});
             CHECK(all.entries.back().path == "stays");
             const Outcome packed = tree.run({"pack", "."});
@@ -207,7 +206,7 @@ TEST_CASE("another file system is a mount point and no way") {
         CHECK(tree.run(words, words[0] == "unpack" ? TarBuilder().file("inner", "y").bytes() : "y").refused_as(ErrorCode::failed_precondition));
     const Picture before = tree.picture();
     CHECK(tree.run({"unpack", "--replace-all"}, TarBuilder().file("f", "y").bytes()).refused_as(ErrorCode::failed_precondition, "\"m\""));
-    CHECK(tree.picture() == before);
+    CHECK(differences(tree.picture(), before) == "");
     CHECK(tree.run({"unpack", "--staging", (tree.ws / "m").string()}, TarBuilder().bytes()).refused_as(ErrorCode::failed_precondition, "file system"));
 }
 
@@ -222,7 +221,7 @@ TEST_CASE("a full disk is told from one without inodes, and nothing changes") {
         CHECK(tree.run({"write", "f"}, large).refused_as(ErrorCode::quota_exceeded, "space"));
         CHECK(tree.run({"write", "p/q/f", "--parents"}, large).refused_as(ErrorCode::quota_exceeded, "space"));
         CHECK(tree.run({"unpack"}, TarBuilder().file("f", "after").file("large", large).bytes()).refused_as(ErrorCode::quota_exceeded, "space"));
-        CHECK(tree.picture() == before);
+        CHECK(differences(tree.picture(), before) == "");
         tree.ask({"unpack"}, TarBuilder().file("f", "after").file("holes", std::string(2 << 20, '\0')).bytes());
         CHECK(fs::file_size(tree.ws / "holes") == 2 << 20);
     }
@@ -242,7 +241,7 @@ TEST_CASE("a full disk is told from one without inodes, and nothing changes") {
         // Directories that were made and taken away again show in their parent's time.
         after.at(".").mtime_s = before.at(".").mtime_s;
         after.at(".").mtime_ns = before.at(".").mtime_ns;
-        CHECK(after == before);
+        CHECK(differences(after, before) == "");
     }
 }
 

@@ -173,7 +173,7 @@ TEST_CASE("a write replaces the whole file or nothing") {
     CHECK(tree.run({"write", "f/x", "--parents"}, "x").refused_as(ErrorCode::failed_precondition));
     CHECK(tree.run({"write", "."}, "x").refused_as(ErrorCode::failed_precondition, "directory"));
     CHECK(tree.run({"write", "f", "--mode", "4755"}, "x").refused_as(ErrorCode::invalid_argument));
-    CHECK(tree.picture() == before);
+    CHECK(differences(tree.picture(), before) == "");
 
     tree.ask({"write", "p/q/new", "--parents", "--create"}, "deep");
     CHECK(slurp(tree.ws / "p/q/new") == "deep");
@@ -212,7 +212,7 @@ TEST_CASE("a remove takes what it was told to") {
     CHECK(tree.run({"remove", "d"}).refused_as(ErrorCode::failed_precondition, "not empty"));
     CHECK(tree.run({"remove", "."}).refused_as(ErrorCode::invalid_argument, "root"));
     CHECK(tree.run({"remove", "no", "--recursive"}).refused_as(ErrorCode::not_found));
-    CHECK(tree.picture() == before);
+    CHECK(differences(tree.picture(), before) == "");
     const Answer answer = tree.ask({"remove", "d", "--recursive"});
     CHECK(answer.done.files == 2);
     CHECK(answer.done.directories == 3);
@@ -248,7 +248,7 @@ TEST_CASE("words that make no sense are refused") {
              {"write", "x", "--create", "--replace"}, {"write", "x", "--mode", "8"}})
         CHECK(tree.run(words).refused_as(ErrorCode::invalid_argument));
     CHECK(run_program({PYRO_GUEST_PROGRAM, "files"}).refused_as(ErrorCode::invalid_argument));
-    CHECK(run_program({PYRO_GUEST_PROGRAM, "files", "list", ".", "--root", "/nowhere"}).refused_as(ErrorCode::not_found));
+    CHECK(run_program({PYRO_GUEST_PROGRAM, "files", "list", ".", "--root", (tree.top / "nowhere").string()}).refused_as(ErrorCode::not_found));
     fs::create_directory_symlink("/etc", tree.top / "linked");
     CHECK(run_program({PYRO_GUEST_PROGRAM, "files", "list", ".", "--root", (tree.top / "linked").string()}).status == 1);
 }
