@@ -344,7 +344,7 @@ TEST_CASE("no byte of an archive does more than be refused") {
     const std::string archive = TarBuilder().file("a", "n").add(long_name).symlink("s", "x").hard_link("h", "a").bytes();
     std::size_t refusals = 0;
     const Tree tree("/dev/shm");
-    for (std::size_t at = 0; at < archive.size() - 1024; at += 11) {
+    for (std::size_t at = 0; at < archive.size() - 1024; at += 23) {
         std::string changed = archive;
         changed[at] = static_cast<char>(changed[at] ^ (at % 2 ? 0x80 : 0x11));
         const Outcome outcome = tree.run({"unpack"}, changed);
@@ -353,7 +353,7 @@ TEST_CASE("no byte of an archive does more than be refused") {
         if (outcome.status == 1) CHECK(fs::is_empty(tree.ws));
         for (const auto& entry : fs::directory_iterator(tree.ws)) fs::remove_all(entry);
     }
-    CHECK(refusals > 100);
+    CHECK(refusals > 50);
 }
 
 TEST_CASE("a move that fails takes the ones before it back") {
