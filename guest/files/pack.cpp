@@ -1,4 +1,5 @@
 #include "guest/files/operations.hpp"
+#include "guest/files/tar_reader.hpp"
 #include "guest/files/walk.hpp"
 
 #include <algorithm>
@@ -17,12 +18,11 @@ using proto::files::Kind;
 using proto::files::Note;
 using proto::files::Reason;
 
-constexpr std::size_t block_bytes = 512;
 constexpr std::int64_t most_octal = 077777777777;  // of eleven digits
 
 std::string_view padding(std::uint64_t size) {
-    static constexpr char zeros[block_bytes] = {};
-    return {zeros, static_cast<std::size_t>((block_bytes - size % block_bytes) % block_bytes)};
+    static constexpr char zeros[tar_block_bytes] = {};
+    return {zeros, static_cast<std::size_t>((tar_block_bytes - size % tar_block_bytes) % tar_block_bytes)};
 }
 
 std::string pax_record(std::string_view key, std::string_view value) {
@@ -56,7 +56,7 @@ bool is_utf8(std::string_view text) {
 }
 
 std::string ustar_header(std::string_view name, char type, mode_t mode, std::uint64_t size, std::int64_t mtime, std::string_view target) {
-    std::string header(block_bytes, '\0');
+    std::string header(tar_block_bytes, '\0');
     const auto text = [&](std::size_t at, std::string_view value) { header.replace(at, value.size(), value); };
     const auto octal = [&](std::size_t at, int digits, std::uint64_t value) {
         char number[24];
@@ -134,7 +134,7 @@ public:
     }
 
     void finish() {
-        out_.put(std::string_view(std::string(2 * block_bytes, '\0')));
+        out_.put(std::string_view(std::string(2 * tar_block_bytes, '\0')));
         out_.flush();
         write_all(STDERR_FILENO, report_ + encode(done_));
     }

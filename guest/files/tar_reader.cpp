@@ -12,8 +12,6 @@
 namespace pyro::guest::files {
 namespace {
 
-constexpr std::size_t block_bytes = 512;
-
 [[noreturn]] void refuse_archive(const std::string& why) {
     throw Error(ErrorCode::invalid_argument, "the archive is refused: " + why, "make it anew; nothing of it was taken");
 }
@@ -92,14 +90,14 @@ std::string inner_path(const std::string& name, const char* what) {
 }  // namespace
 
 struct TarReader::Header {
-    char bytes[block_bytes];
+    char bytes[tar_block_bytes];
     std::string_view field(std::size_t at, std::size_t size) const { return {bytes + at, size}; }
-    bool empty() const { return std::all_of(bytes, bytes + block_bytes, [](char c) { return c == '\0'; }); }
+    bool empty() const { return std::all_of(bytes, bytes + tar_block_bytes, [](char c) { return c == '\0'; }); }
     char type() const { return bytes[156]; }
     std::uint64_t size() const { return size_of(number_of(field(124, 12), "a size")); }
     void check() const {
         unsigned sum = 8 * ' ';
-        for (std::size_t i = 0; i < block_bytes; ++i)
+        for (std::size_t i = 0; i < tar_block_bytes; ++i)
             if (i < 148 || i >= 156) sum += static_cast<unsigned char>(bytes[i]);
         if (number_of(field(148, 8), "a check sum") != static_cast<std::int64_t>(sum)) refuse_archive("a header's check sum does not fit");
         if (!posix() && field(257, 8) != std::string_view("ustar  \0", 8)) refuse_archive("it is no POSIX tar");
@@ -145,8 +143,8 @@ std::string TarReader::text(std::uint64_t size, std::size_t most, const char* wh
 }
 
 void TarReader::skip_padding(std::uint64_t size) {
-    char padding[block_bytes];
-    take_whole(padding, (block_bytes - size % block_bytes) % block_bytes);
+    char padding[tar_block_bytes];
+    take_whole(padding, (tar_block_bytes - size % tar_block_bytes) % tar_block_bytes);
 }
 
 std::string_view TarReader::content() {
@@ -163,7 +161,7 @@ std::optional<Member> TarReader::next() {
     bool described = false;  // by records that need an entry behind them
     while (true) {
         Header header;
-        take_whole(header.bytes, block_bytes);
+        take_whole(header.bytes, tar_block_bytes);
         if (header.empty()) {
             if (described) refuse_archive("the last entry is missing");
             finish();
@@ -174,11 +172,11 @@ std::optional<Member> TarReader::next() {
         if (++entries_ > 2 * max_archive_entries) refuse_archive("it has more than " + std::to_string(max_archive_entries) + " entries");
         switch (header.type()) {
             case 'L':
-                own.path = text_of(text(header.size(), proto::files::max_path_bytes + block_bytes, "a name"));
+                own.path = text_of(text(header.size(), proto::files::max_path_bytes + tar_block_bytes, "a name"));
                 described = true;
                 continue;
             case 'K':
-                own.target = text_of(text(header.size(), proto::files::max_path_bytes + block_bytes, "a link's target"));
+                own.target = text_of(text(header.size(), proto::files::max_path_bytes + tar_block_bytes, "a link's target"));
                 described = true;
                 continue;
             case 'x': case 'g': {
@@ -250,7 +248,7 @@ Member TarReader::member(const Header& header, const Values& own) {
 // A second empty block, and zeros up to the end of the stream.
 void TarReader::finish() {
     Header header;
-    take_whole(header.bytes, block_bytes);
+    take_whole(header.bytes, tar_block_bytes);
     if (!header.empty()) refuse_archive("an empty block in its middle");
     std::uint64_t behind = 0;
     while (true) {

@@ -12,6 +12,7 @@
 
 namespace pyro::guest::files {
 
+inline constexpr std::size_t tar_block_bytes = 512;
 inline constexpr std::uint64_t max_archive_entries = 4'000'000;
 inline constexpr std::size_t max_pax_bytes = 1 << 20;  // of one header's records
 
