@@ -1,8 +1,10 @@
 // pyro-guest: PID 1 of the initramfs. As an ordinary process, `pyro-guest --listen FD` serves the same protocol on a
-// listening socket without touching the machine: what tests of the host's end talk to.
+// listening socket without touching the machine: what tests of the host's end talk to. `pyro-guest files OP` is a command like any
+// other, started to work on a workspace's files.
 #include "common/error.hpp"
 #include "guest/agent/agent.hpp"
 #include "guest/agent/machine.hpp"
+#include "guest/files/files.hpp"
 
 #include <cstdio>
 #include <cstdlib>
@@ -65,9 +67,10 @@ void be_init() {
 int main(int argc, char** argv) {
     try {
         if (argc == 3 && std::strcmp(argv[1], "--listen") == 0) return serve_socket(std::atoi(argv[2]));
+        if (argc >= 2 && std::strcmp(argv[1], "files") == 0) return pyro::guest::files::run(argc - 2, argv + 2);
         if (argc == 2 && std::strcmp(argv[1], "--version") == 0) return std::puts("pyro-guest " PYRO_VERSION) < 0;
         if (::getpid() != 1) {
-            std::fputs("pyro-guest: runs as PID 1 of a guest, or with --listen FD\n", stderr);
+            std::fputs("pyro-guest: runs as PID 1 of a guest, with --listen FD, or with files OP\n", stderr);
             return 2;
         }
         be_init();

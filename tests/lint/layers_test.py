@@ -23,7 +23,8 @@ MAY = {
                "daemon/agent", "daemon/compat", "daemon/vm", "daemon/vm/qemu", "daemon/service"},
     "client/lib": {"common", "proto"},
     "client/cli": {"common", "proto", "client/lib"},
-    "guest/agent": {"common", "proto"},
+    "guest/agent": {"common", "proto", "guest/files"},
+    "guest/files": {"common", "proto"},
     "image": {"common"},
     "image/program": {"common", "image"},
 }

@@ -1,0 +1,162 @@
+#include "tests/unit/files/files_process.hpp"
+
+#include <random>
+
+using namespace pyro;
+using namespace pyro::test;
+
+namespace {
+
+wire::Entry entry(std::string path) {
+    wire::Entry entry;
+    entry.mode = 0644;
+    entry.size = 5;
+    entry.mtime_s = -3;
+    entry.mtime_ns = 999'999'999;
+    entry.path = std::move(path);
+    return entry;
+}
+
+std::vector<wire::Record> sample() {
+    wire::Entry link = entry("b\n\xff");
+    link.kind = wire::Kind::symlink;
+    link.size = 0;
+    link.target = "/etc/passwd";
+    wire::Done done;
+    done.files = 1;
+    done.bytes = 1ull << 60;
+    done.more = true;
+    return {entry("a"), wire::Note{wire::Reason::mount_point, "a/b"}, link, entry("c/d"), done};
+}
+
+std::string encoded(const std::vector<wire::Record>& records) {
+    std::string bytes;
+    for (const wire::Record& record : records) bytes += wire::encode(record);
+    return bytes;
+}
+
+std::vector<wire::Record> decoded(std::string_view bytes, std::size_t piece) {
+    std::vector<wire::Record> records;
+    wire::Decoder decoder;
+    for (; !bytes.empty(); bytes.remove_prefix(std::min(piece, bytes.size()))) {
+        decoder.feed(bytes.substr(0, piece));
+        while (auto record = decoder.next()) records.push_back(std::move(*record));
+    }
+    decoder.finish();
+    return records;
+}
+
+// guest_failed, or nothing.
+bool refused(std::string_view bytes) {
+    try {
+        decoded(bytes, bytes.size() + 1);
+        return false;
+    } catch (const Error& error) {
+        CHECK(error.code() == ErrorCode::guest_failed);
+        return true;
+    }
+}
+
+}  // namespace
+
+TEST_CASE("records come out as they went in, in pieces of any size") {
+    const std::string bytes = encoded(sample());
+    for (const std::size_t piece : {std::size_t{1}, std::size_t{2}, std::size_t{7}, bytes.size()}) CHECK(decoded(bytes, piece) == sample());
+    wire::Entry longest = entry(std::string(255, 'x'));
+    while (longest.path.size() + 256 <= wire::max_path_bytes) longest.path += "/" + std::string(255, 'x');
+    longest.kind = wire::Kind::symlink;
+    longest.size = 0;
+    longest.target = std::string(wire::max_target_bytes, 't');
+    CHECK(decoded(encoded({longest, wire::Done{}}), 1000) == std::vector<wire::Record>{longest, wire::Done{}});
+}
+
+TEST_CASE("a stream that ends anywhere but behind its end is refused") {
+    const std::string bytes = encoded(sample());
+    for (std::size_t length = 0; length < bytes.size(); ++length) CHECK(refused(std::string_view(bytes).substr(0, length)));
+    CHECK(refused(bytes + '\0'));
+    CHECK(refused(bytes + encoded({wire::Done{}})));
+}
+
+TEST_CASE("what makes no sense is refused") {
+    const auto with = [](auto change) {
+        wire::Entry one = entry("a");
+        change(one);
+        return encoded({one, wire::Done{}});
+    };
+    CHECK_FALSE(refused(with([](wire::Entry&) {})));
+    const std::string no_path(256, 'x');
+    for (const std::string& path : {std::string(), std::string("/a"), std::string("a/"), std::string("a//b"), std::string(".."), std::string("a/../b"),
+                                    std::string("./a"), std::string("a/."), std::string("a\0b", 3), no_path, std::string("a/") + no_path}) {
+        INFO(path);
+        CHECK(refused(with([&](wire::Entry& one) { one.path = path; })));
+        CHECK(refused(encoded({wire::Note{wire::Reason::special, path}, wire::Done{}})));
+    }
+    std::string deep = "a";
+    while (deep.size() <= wire::max_path_bytes) deep += "/a";
+    CHECK(refused(with([&](wire::Entry& one) { one.path = deep; })));
+    CHECK(refused(with([](wire::Entry& one) { one.mode = 010000; })));
+    CHECK(refused(with([](wire::Entry& one) { one.size = 1ull << 63; })));
+    CHECK(refused(with([](wire::Entry& one) { one.mtime_ns = 1'000'000'000; })));
+    CHECK(refused(with([](wire::Entry& one) { one.target = "x"; })));
+    CHECK(refused(with([](wire::Entry& one) { one.kind = wire::Kind::directory; })));  // with a size
+    CHECK(refused(with([](wire::Entry& one) { one.kind = wire::Kind::symlink, one.size = 0; })));
+    CHECK(refused(with([](wire::Entry& one) { one.kind = wire::Kind{0}; })));
+    CHECK(refused(with([](wire::Entry& one) { one.kind = wire::Kind{5}; })));
+    CHECK(refused(with([](wire::Entry& one) { one.kind = wire::Kind::symlink, one.size = 0, one.target = std::string(4096, 't'); })));
+    CHECK(refused(with([](wire::Entry& one) { one.kind = wire::Kind::symlink, one.size = 0, one.target = std::string("t\0t", 3); })));
+    CHECK(refused(encoded({wire::Note{wire::Reason{0}, "a"}, wire::Done{}})));
+    CHECK(refused(encoded({wire::Note{wire::Reason{7}, "a"}, wire::Done{}})));
+    CHECK(refused(encoded({entry("b"), entry("a"), wire::Done{}})));
+    CHECK(refused(encoded({entry("a"), entry("a"), wire::Done{}})));
+    // Lengths are believed before anything is waited for.
+    wire::Decoder decoder;
+    decoder.feed(std::string_view("\xff\xff\xff\x7f", 4));
+    CHECK_THROWS_AS(decoder.next(), Error);
+    wire::Decoder empty;
+    empty.feed(std::string_view("\0\0\0\0", 4));
+    CHECK_THROWS_AS(empty.next(), Error);
+}
+
+TEST_CASE("no byte that a guest changes does more than be refused") {
+    const std::string bytes = encoded(sample());
+    std::size_t refusals = 0;
+    for (std::size_t at = 0; at < bytes.size(); ++at)
+        for (const char flip : {'\x01', '\x80', '\xff'}) {
+            std::string changed = bytes;
+            changed[at] = static_cast<char>(changed[at] ^ flip);
+            refusals += refused(changed) ? 1u : 0u;
+        }
+    CHECK(refusals > bytes.size());
+    std::mt19937 random(1);
+    for (int round = 0; round < 2000; ++round) {
+        std::string garbage(random() % 200, '\0');
+        for (char& byte : garbage) byte = static_cast<char>(random());
+        if (round % 2 == 0 && garbage.size() > 4) garbage[0] = static_cast<char>(garbage.size() - 4), garbage[1] = garbage[2] = garbage[3] = 0, garbage[4] = static_cast<char>(1 + round % 3);
+        CHECK(refused(garbage));
+    }
+}
+
+TEST_CASE("a failure comes out as it went in, and what is none reads as one of the guest") {
+    const Error error = wire::decode_failure(wire::encode_failure(Error(ErrorCode::quota_exceeded, "no space", "remove")));
+    CHECK(error.code() == ErrorCode::quota_exceeded);
+    CHECK(error.message() == "no space");
+    CHECK(error.hint() == "remove");
+    CHECK(wire::decode_failure(std::string_view("not_found\0a\nb\x1b\0\0", 16)).message() == "a?b?");
+    const std::string whole = wire::encode_failure(Error(ErrorCode::not_found, std::string(9000, 'm'), std::string(9000, 'h')));
+    CHECK(whole.size() <= wire::max_failure_bytes);
+    CHECK(wire::decode_failure(whole).code() == ErrorCode::not_found);
+    for (std::size_t length = 0; length < whole.size(); length += length < 40 ? 1 : 97)
+        CHECK(wire::decode_failure(whole.substr(0, length)).code() == ErrorCode::guest_failed);
+    for (const std::string& bytes : {std::string("Segmentation fault\n"), std::string("nonsense\0m\0h\0", 13), std::string("not_found\0m\0h\0x", 15),
+                                     std::string("not_found\0\0h\0", 13), std::string(5000, '\0')})
+        CHECK(wire::decode_failure(bytes).code() == ErrorCode::guest_failed);
+}
+
+TEST_CASE("UTF-8 is told from what is not") {
+    CHECK(wire::utf8_sequence("a") == 1);
+    CHECK(wire::utf8_sequence("\xc3\xbc") == 2);
+    CHECK(wire::utf8_sequence("\xe2\x82\xac") == 3);
+    CHECK(wire::utf8_sequence("\xf0\x9f\x98\x80") == 4);
+    for (const char* bad : {"", "\x80", "\xc0\xaf", "\xc3", "\xc3(", "\xe0\x80\xaf", "\xed\xa0\x80", "\xf0\x80\x80\xaf", "\xf4\x90\x80\x80", "\xf5\x80\x80\x80"})
+        CHECK(wire::utf8_sequence(bad) == 0);
+}
