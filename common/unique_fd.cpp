@@ -2,6 +2,8 @@
 
 #include "common/error.hpp"
 
+#include <algorithm>
+
 #include <fcntl.h>
 #include <linux/openat2.h>
 #include <sys/stat.h>
@@ -30,7 +32,7 @@ UniqueFd open_file(const std::string& path, int flags, unsigned mode) {
 UniqueFd open_beneath(int directory, const std::string& path, int flags, unsigned mode) {
     open_how how{};
     how.flags = static_cast<unsigned>(flags | O_CLOEXEC);
-    if (flags & (O_CREAT | O_TMPFILE)) how.mode = mode;
+    if ((flags & O_CREAT) != 0 || (flags & O_TMPFILE) == O_TMPFILE) how.mode = mode;  // O_TMPFILE has O_DIRECTORY's bit
     how.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS;
     const long fd = ::syscall(SYS_openat2, directory, path.c_str(), &how, sizeof how);
     if (fd < 0) throw Error::from_errno("open " + path);
@@ -50,7 +52,8 @@ std::string read_up_to(int fd, std::size_t limit) {
     std::string out;
     while (out.size() < limit) {
         const std::size_t at = out.size();
-        const std::size_t want = std::min<std::size_t>(limit - at, 64 << 10);
+        // Most are small, and in an emulated guest every page of a buffer counts.
+        const std::size_t want = std::min(limit - at, std::clamp<std::size_t>(at, 4 << 10, 64 << 10));
         out.resize(at + want);
         const ssize_t n = ::read(fd, out.data() + at, want);
         if (n < 0 && errno == EINTR) { out.resize(at); continue; }

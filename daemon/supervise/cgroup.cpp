@@ -126,8 +126,18 @@ void CgroupTree::create(const Scope& scope) const {
     }
 }
 
-void CgroupTree::add(const std::string& scope, pid_t pid) const {
-    for (const Hierarchy& h : hierarchies_) write_control(h.base + "/" + scope + "/cgroup.procs", std::to_string(pid));
+ScopeEntrance CgroupTree::entrance(const std::string& scope) const {
+    ScopeEntrance out;
+    for (const Hierarchy& h : hierarchies_) {
+        const std::string directory = h.base + "/" + scope;
+        if (h.v2) {
+            out.directory = open_file(directory, O_RDONLY | O_DIRECTORY);
+            out.procs = open_file(directory + "/cgroup.procs", O_WRONLY);
+        } else {
+            out.tasks.push_back(open_file(directory + "/tasks", O_WRONLY));
+        }
+    }
+    return out;
 }
 
 std::vector<pid_t> CgroupTree::members(const std::string& scope) const {

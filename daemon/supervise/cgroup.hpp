@@ -1,8 +1,16 @@
 // One cgroup per scope, in whatever hierarchies this host lets us write. Private to daemon/supervise.
 #pragma once
+#include "common/unique_fd.hpp"
 #include "daemon/supervise/supervisor.hpp"
 
 namespace pyro::supervise {
+
+// How a process gets into its scope by itself. To be moved by another, it would wait for an RCU grace period, some 20 ms.
+struct ScopeEntrance {
+    UniqueFd directory;            // of v2, where there is one: the process is born in it; else it writes 0 to
+    UniqueFd procs;                // its cgroup.procs
+    std::vector<UniqueFd> tasks;   // of v1: it writes 0 to each
+};
 
 // Below the cgroup of this process: .../pyro-INSTANCE/SCOPE, on cgroup v2 and on the v1 controllers memory, pids, freezer.
 class CgroupTree {
@@ -14,7 +22,7 @@ public:
 
     const Capabilities& capabilities() const noexcept { return capabilities_; }
     void create(const Scope& scope) const;                     // throws where a limit asked for cannot be set
-    void add(const std::string& scope, pid_t pid) const;
+    ScopeEntrance entrance(const std::string& scope) const;    // of a scope that was created
     std::vector<pid_t> members(const std::string& scope) const;
     void kill(const std::string& scope) const noexcept;        // asks the kernel to; members may take a moment to go
     void remove(const std::string& scope) const;               // of an empty scope; fine if it is not there

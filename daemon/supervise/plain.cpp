@@ -126,15 +126,23 @@ public:
                                              std::function<void(const ProcessIdentity&)> before_exec) override {
         check_scope_name(scope.name);
         io::Executor executor = co_await io::this_executor();
-        cgroups_->create(scope);
-        GatedChild child = fork_gated(command);
+        GatedChild child;
         std::exception_ptr failure;
+        try {
+            cgroups_->create(scope);
+            child = fork_gated(command, cgroups_->entrance(scope.name));
+        } catch (...) {
+            failure = std::current_exception();
+        }
+        if (failure) {
+            cgroups_->remove(scope.name);
+            std::rethrow_exception(failure);
+        }
         std::shared_ptr<PlainProcess> process;
         try {
             auto identity = identify(child.pid);
             PYRO_CHECK(identity);  // our own child, not collected
             process = std::make_shared<PlainProcess>(cgroups_, scope.name, *identity, std::move(child.pidfd), true);
-            cgroups_->add(scope.name, child.pid);
             if (before_exec) before_exec(*identity);
             const char go = 1;
             // A child that died at its gate has closed it; its outcome tells.

@@ -23,9 +23,9 @@
 namespace pyro::supervise {
 namespace {
 
-enum Step : int { pass_fds, new_session, terminal, namespaces, limits, groups, bounding_set, group_id, user_id, capabilities_, no_new_privs,
+enum Step : int { enter_scope, pass_fds, new_session, terminal, namespaces, limits, groups, bounding_set, group_id, user_id, capabilities_, no_new_privs,
                   parent_death, directory, signals, execute };
-constexpr std::array step_names{"pass its file descriptors", "make a session", "take its terminal", "make its namespaces", "set its limits", "set its groups",
+constexpr std::array step_names{"enter its cgroup", "pass its file descriptors", "make a session", "take its terminal", "make its namespaces", "set its limits", "set its groups",
                                 "drop its bounding set", "set its group", "set its user", "drop its capabilities",
                                 "set no_new_privs", "tie it to the daemon", "change to its directory", "reset its signals", "execute it"};
 
@@ -47,6 +47,8 @@ struct Prepared {
     int outcome_fd;
     const Command* command;
     pid_t parent;
+    const int* entries;       // files of cgroups, to each of which it writes 0
+    std::size_t entry_count;
 };
 
 [[noreturn]] void give_up(int outcome_fd, Step step) noexcept {
@@ -103,6 +105,8 @@ void drop_privileges(const Prepared& p) noexcept {
 }
 
 [[noreturn]] void child(Prepared p) noexcept {
+    for (std::size_t i = 0; i < p.entry_count; ++i)
+        if (::write(p.entries[i], "0", 1) != 1) give_up(p.outcome_fd, enter_scope);
     place_descriptors(p);
     if (::setsid() < 0) give_up(p.outcome_fd, new_session);
     if (p.command->controlling_terminal && ::ioctl(0, TIOCSCTTY, 0) != 0) give_up(p.outcome_fd, terminal);
@@ -169,6 +173,20 @@ private:
     sigset_t before_;
 };
 
+// fork with a pidfd, into a cgroup where `directory` is one. Without CLONE_VM, so the child waits at its gate without stopping
+// anybody.
+long fork_into(int directory, int& pidfd) noexcept {
+    clone_args args{};
+    args.flags = CLONE_PIDFD;
+    args.pidfd = reinterpret_cast<__aligned_u64>(&pidfd);
+    args.exit_signal = SIGCHLD;
+    if (directory >= 0) {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = static_cast<__aligned_u64>(directory);
+    }
+    return ::syscall(SYS_clone3, &args, sizeof args);
+}
+
 }  // namespace
 
 const char* describe_step(int step) noexcept {
@@ -176,7 +194,7 @@ const char* describe_step(int step) noexcept {
     return at < step_names.size() ? step_names[at] : "start it";
 }
 
-GatedChild fork_gated(const Command& command) {
+GatedChild fork_gated(const Command& command, const ScopeEntrance& entrance) {
     if (command.path.empty() || command.path.front() != '/')
         throw Error(ErrorCode::invalid_argument, "a program's path must be absolute: " + command.path);
     if (command.argv.empty()) throw Error(ErrorCode::invalid_argument, "a program needs its name as first argument: " + command.path);
@@ -192,16 +210,24 @@ GatedChild fork_gated(const Command& command) {
     const UniqueFd null = open_file("/dev/null", O_RDWR);
     auto [gate_read, gate_write] = make_pipe();
     auto [outcome_read, outcome_write] = make_pipe();
+    std::vector<int> entries;
+    for (const UniqueFd& tasks : entrance.tasks) entries.push_back(tasks.get());
+    const std::size_t of_v1 = entries.size();
+    if (entrance.procs) entries.push_back(entrance.procs.get());
     const UniqueFd program(::open(command.path.c_str(), O_PATH | O_CLOEXEC));  // what cannot be opened, the child tells
-    const Prepared prepared{command.path.c_str(), program.get(), command.cwd.c_str(), argv.data(), env.data(), command.fds.data(), moved.data(),
-                            command.fds.size(), highest, null.get(), gate_read.get(), outcome_write.get(), &command, ::getpid()};
+    Prepared prepared{command.path.c_str(), program.get(), command.cwd.c_str(), argv.data(), env.data(), command.fds.data(), moved.data(),
+                            command.fds.size(), highest, null.get(), gate_read.get(), outcome_write.get(), &command, ::getpid(), entries.data(), of_v1};
     int pidfd = -1;
     long pid;
     {
         const BlockSignals block;
-        // fork with a pidfd. Without CLONE_VM, so the child waits at its gate without stopping anybody.
-        pid = ::syscall(SYS_clone, CLONE_PIDFD | SIGCHLD, nullptr, &pidfd, nullptr, nullptr);
+        pid = fork_into(entrance.directory.get(), pidfd);
         if (pid == 0) child(prepared);
+        if (pid < 0 && errno == ENOSYS) {  // a container's filter, say, that does not know clone3
+            prepared.entry_count = entries.size();
+            pid = ::syscall(SYS_clone, CLONE_PIDFD | SIGCHLD, nullptr, &pidfd, nullptr, nullptr);
+            if (pid == 0) child(prepared);
+        }
     }
     if (pid < 0) throw Error::from_errno("start " + command.path);
     return GatedChild{static_cast<pid_t>(pid), UniqueFd(pidfd), std::move(gate_write), std::move(outcome_read)};

@@ -1,5 +1,6 @@
 // The part between fork and exec. Private to daemon/supervise.
 #pragma once
+#include "daemon/supervise/cgroup.hpp"
 #include "daemon/supervise/command.hpp"
 
 #include <string>
@@ -23,6 +24,7 @@ struct ChildFailure {
 };
 const char* describe_step(int step) noexcept;
 
-GatedChild fork_gated(const Command& command);
+// The child is in its scope before it looks at the gate.
+GatedChild fork_gated(const Command& command, const ScopeEntrance& entrance);
 
 }  // namespace pyro::supervise

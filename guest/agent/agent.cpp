@@ -411,7 +411,7 @@ void Agent::on_start(const Frame& frame) {
             if (!entered_) surroundings_.enter();
             entered_ = true;
             surroundings_.apply(identity);
-            read_boot_id();
+            if (!identity.boot_id.empty()) boot_id_ = identity.boot_id;
             base_env_ = std::move(identity.env);
             started_ = true;
         } catch (const Error& e) {

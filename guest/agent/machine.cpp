@@ -83,8 +83,12 @@ void prepare_cgroups() {
 void stand_in(const std::string& text, const char* file, const char* over) {
     const bool bound = ::access(file, F_OK) == 0;
     {
-        const UniqueFd fd = open_file(file, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_NONBLOCK, 0444);
+        const UniqueFd fd = open_file(file, O_WRONLY | O_CREAT | O_NOFOLLOW | O_NONBLOCK, 0444);
+        struct stat found{};
+        if (::fstat(fd.get(), &found) != 0) throw Error::from_errno(std::string("look at ") + file);
         write_all(fd.get(), text);
+        if (found.st_size > static_cast<off_t>(text.size()) && ::ftruncate(fd.get(), static_cast<off_t>(text.size())) != 0)
+            throw Error::from_errno(std::string("cut ") + file);
     }
     if (bound) return;
     struct stat found{};
