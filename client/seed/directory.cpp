@@ -14,7 +14,7 @@ namespace pyro::client::seed {
 namespace {
 
 // Directories being read that are kept open; the others are found again by "..", so that depth does not cost descriptors.
-constexpr std::size_t open_at_most = 32;
+constexpr std::size_t levels_open = 32;
 
 struct Level {
     UniqueFd fd;
@@ -128,8 +128,8 @@ private:
             unreadable(shown(), errno);
         std::sort(level.names.begin(), level.names.end(), std::greater<>());
         level.fd = std::move(fd);
-        if (levels_.size() >= open_at_most)
-            levels_[levels_.size() - open_at_most].fd.reset();
+        if (levels_.size() >= levels_open)
+            levels_[levels_.size() - levels_open].fd.reset();
         levels_.push_back(std::move(level));
     }
 

@@ -372,13 +372,18 @@ void borrow(const Repository& repository, const std::string& directory) {
     write_file(directory + "/config",
                std::string("[core]\n\trepositoryformatversion = ") + (repository.sha256 ? "1" : "0") +
                    "\n\tbare = false\n\tfsmonitor = false\n\thooksPath = /dev/null\n\tattributesFile = /dev/null\n\tbigFileThreshold = 16m\n"
-                   "\tfsync = none\n[gc]\n\tauto = 0\n[pack]\n\twriteReverseIndex = false\n[protocol]\n\tallow = never\n" +
+                   "\tfsync = none\n\tmultiPackIndex = false\n\tcommitGraph = false\n[gc]\n\tauto = 0\n[pack]\n\twriteReverseIndex = false\n[protocol]\n\tallow = never\n" +
                    (repository.sha256 ? "[extensions]\n\tobjectFormat = sha256\n" : ""));
     make_directory(directory + "/refs");
     make_directory(directory + "/worktree");  // empty, for a git that insists on one
-    const std::string objects = directory + "/objects", theirs = repository.common_directory + "/objects";
+    // What git writes goes into objects of our own. Theirs are borrowed by directories: a pack that a `git gc` replaces meanwhile is
+    // then found in its new place.
+    const std::string objects = directory + "/borrowed", theirs = repository.common_directory + "/objects";
     make_directory(objects);
-    make_directory(objects + "/pack");
+    make_directory(directory + "/objects");
+    make_directory(directory + "/objects/info");
+    make_directory(directory + "/objects/pack");
+    write_file(directory + "/objects/info/alternates", objects + "\n");
     const auto no_link = [](const std::string& path, unsigned char type, unsigned char wanted) {
         if (type != wanted)
             checkout_invalid(printable(path) + " is " + (type == DT_LNK ? "a link, which is not followed" : "of the wrong kind"), "clone the repository");
@@ -397,12 +402,10 @@ void borrow(const Repository& repository, const std::string& directory) {
         });
         if (!there)
             checkout_invalid(printable(theirs) + " is no directory of its own", "clone the repository");
-        list(common, "objects/pack", [&](std::string_view name, unsigned char type) {
-            if (!name.starts_with("pack-") || !(name.ends_with(".pack") || name.ends_with(".idx")))
-                return;
-            no_link(theirs + "/pack/" + std::string(name), type, DT_REG);
-            link_to(theirs + "/pack/" + std::string(name), objects + "/pack/" + std::string(name));
-        });
+        if (list(common, "objects/pack", [&](std::string_view name, unsigned char type) {
+                no_link(theirs + "/pack/" + std::string(name), type, DT_REG);
+            }))
+            link_to(theirs + "/pack", objects + "/pack");
     }
     copy_index(repository, "index", directory);
     list(repository.git_fd.get(), ".", [&](std::string_view name, unsigned char) {  // the other part of a split index

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <deque>
 #include <utility>
 
 #include "client/seed/packing.hpp"
@@ -190,7 +191,8 @@ UniqueFd create(int directory, const char* name, unsigned mode) {
     return UniqueFd(::openat(directory, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode));
 }
 
-// Finds directories below one, and keeps the last open: a stream goes on where it was, most of the time.
+// Finds directories below one, and keeps those above the last open, the deepest of them: a tree is gone through in order, down or
+// up, however deep it is.
 class Directories {
 public:
     explicit Directories(UniqueFd root) : root_(std::move(root)) {}
@@ -199,31 +201,39 @@ public:
     int of(const std::string& path) {
         const std::size_t slash = path.rfind('/');
         const std::string_view wanted = slash == std::string::npos ? std::string_view() : std::string_view(path).substr(0, slash);
-        const bool below = !current_.empty() && wanted.starts_with(current_) && (wanted.size() == current_.size() || wanted[current_.size()] == '/');
-        if (!below) {
-            current_.clear();
-            current_fd_ = root_.duplicate();
-        }
-        for (std::size_t at = current_.empty() ? 0 : current_.size() + 1; at < wanted.size();) {
+        while (!open_.empty() && !leads_to(std::string_view(last_).substr(0, open_.back().size), wanted))
+            open_.pop_back();
+        for (std::size_t at = open_.empty() ? 0 : open_.back().size + 1; at < wanted.size();) {
             const std::size_t end = std::min(wanted.find('/', at), wanted.size());
-            UniqueFd next = open_directory(current_fd_.get(), std::string(wanted.substr(at, end - at)));
+            UniqueFd next = open_directory(open_.empty() ? root_.get() : open_.back().fd.get(), std::string(wanted.substr(at, end - at)));
             if (!next && (errno == ENOENT || errno == ENOTDIR || errno == ELOOP))
                 stream_invalid(printable(path) + " lies in no directory of the tree");
             if (!next)
                 failed("open the directory of", path);
-            current_fd_ = std::move(next);
-            current_ = wanted.substr(0, end);
+            open_.push_back({end, std::move(next)});
+            if (open_.size() > open_at_most)
+                open_.pop_front();
             at = end + 1;
         }
-        return current_fd_.get();
+        last_ = wanted;
+        return open_.empty() ? root_.get() : open_.back().fd.get();
     }
 
     static std::string name_of(const std::string& path) { return path.substr(path.rfind('/') + 1); }
 
 private:
+    static constexpr std::size_t open_at_most = 32;
+    struct Level {
+        std::size_t size;  // of its path, which last_ begins with
+        UniqueFd fd;
+    };
+    static bool leads_to(std::string_view directory, std::string_view path) {
+        return path.starts_with(directory) && (path.size() == directory.size() || path[directory.size()] == '/');
+    }
+
     UniqueFd root_;
-    std::string current_;
-    UniqueFd current_fd_;
+    std::string last_;
+    std::deque<Level> open_;
 };
 
 class Unpacking {

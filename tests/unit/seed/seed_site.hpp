@@ -101,6 +101,7 @@ inline int run(std::vector<std::string> words, const std::string& directory, std
         ::setenv("GIT_AUTHOR_NAME", "A U Thor", 1), ::setenv("GIT_COMMITTER_NAME", "A U Thor", 1);
         ::setenv("GIT_AUTHOR_EMAIL", "author@example.org", 1), ::setenv("GIT_COMMITTER_EMAIL", "author@example.org", 1);
         ::setenv("GIT_CONFIG_NOSYSTEM", "1", 1), ::setenv("GIT_CONFIG_GLOBAL", "/dev/null", 1);
+        ::setenv("GIT_TEST_FSYNC", "0", 1);
         if (::chdir(directory.c_str()) != 0)
             ::_exit(126);
         std::vector<char*> argv;
