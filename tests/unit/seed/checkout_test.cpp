@@ -1,3 +1,5 @@
+#include <thread>
+
 #include "tests/unit/seed/seed_site.hpp"
 
 using namespace pyro;
@@ -285,6 +287,26 @@ TEST_CASE("a file that changes while it is read is left out of a checkout and to
             std::filesystem::remove(c.top + "/1-goes");
     });
     CHECK(c.reason(packed, "1-goes") == "deleted");
+}
+
+TEST_CASE("a file that is being written is left out of a checkout and told") {
+    Checkout c;
+    put(c.top + "/log", std::string(16 << 20, 'l'));
+    put(c.top + "/still", "x");
+    c.commit("one");
+    std::string reason = "not skipped";
+    std::jthread writer([&](std::stop_token stop) {
+        const UniqueFd log = open_file(c.top + "/log", O_WRONLY | O_APPEND);
+        while (!stop.stop_requested())
+            write_all(log.get(), "more");
+    });
+    // Whether the writer has its turn during one reading is the scheduler's business; it will, some time.
+    for (int attempt = 0; attempt < 200 && reason == "not skipped"; ++attempt) {
+        const Packed packed = pack(c.top, [](std::string_view) {});
+        reason = c.reason(packed, "log");
+        CHECK(c.reason(packed, "still") == "not skipped");
+    }
+    CHECK(reason == "changed while it was read");
 }
 
 TEST_CASE("a hostile checkout runs nothing on the host") {
