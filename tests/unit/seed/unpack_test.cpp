@@ -60,6 +60,7 @@ TEST_CASE("an export is made whole, in a new directory or into one that is there
     const Tree before = tree_of(site / "there");
     CHECK(said(unpack_refusal(stream, site / "there"), " exists"));
     CHECK(tree_of(site / "there") == before);
+    ::chmod((site / "there/closed").c_str(), 0700);
     CHECK(unpack_refusal(stream, site / "there", true) == "taken");
     CHECK(text_of(site / "there/a/f") == "f");
     CHECK(text_of(site / "there/own") == "own");
