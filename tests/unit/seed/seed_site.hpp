@@ -42,7 +42,7 @@ struct Site {
         if (!failed)
             return;
         // Whoever is not root must be allowed into a directory to empty it.
-        for (const char* directory : {"in/closed", "out/closed", "tmp/out/closed", "there/closed"})
+        for (const char* directory : {"in/closed", "out/closed", "tmp/out/closed", "there/closed", "untarred/closed"})
             ::chmod((path + "/" + directory).c_str(), 0700);
         std::filesystem::remove_all(path, failed);
     }
