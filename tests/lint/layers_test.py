@@ -22,6 +22,7 @@ MAY = {
     "daemon": {"common", "proto", "daemon/io", "daemon/state", "daemon/supervise", "daemon/rpc", "daemon/env",
                "daemon/agent", "daemon/compat", "daemon/vm", "daemon/vm/qemu", "daemon/service"},
     "client/lib": {"common", "proto"},
+    "client/seed": {"common"},
     "client/cli": {"common", "proto", "client/lib"},
     "guest/agent": {"common", "proto", "guest/files"},
     "guest/files": {"common", "proto"},
