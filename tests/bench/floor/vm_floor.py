@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The floor: what the QEMU way costs by hand, with nothing of pyro in it.
 
-vm_floor.py KERNEL ROOT.ext4 [-n RUNS] [-m MIB] [-c 'git --version'] [--cold]
+vm_floor.py KERNEL ROOT.ext4 [-n RUNS] [-m MIB] [-c 'git --version'] [--cold | --bare]
 
 Boots KERNEL (vmlinux or bzImage of guest-kernel.config) with a tiny static agent (guest-init.c, built here with cc) on a qcow2
 overlay of ROOT.ext4, warms it, saves it, and restores it RUNS times, each clone jailed as nobody: no capabilities, no_new_privs,
@@ -23,13 +23,13 @@ def tsc_khz():
 class Vm:
     """One QEMU: QMP and the agent's channel on sockets bound here and passed as fds."""
 
-    def __init__(self, work, kernel, mib, ram, share, disk, pass_fds=(), prefix=(), extra=()):
+    def __init__(self, work, kernel, mib, ram, share, disk, pass_fds=(), prefix=(), extra=(), bare=False):
         self.started = time.time()
         self.listeners = [self._listen(f"{work}/{name}") for name in ("qmp", "agent")]
         qmp_fd, agent_fd = (s.fileno() for s in self.listeners)
         argv = [*prefix, "qemu-system-x86_64", "-accel", ACCEL, "-cpu", CPU, "-M", "microvm,acpi=off,memory-backend=mem", "-m", str(mib),
                 "-object", f"memory-backend-file,id=mem,size={mib}M,mem-path={ram},share={share}", "-smp", "1",
-                "-kernel", kernel, "-initrd", f"{work}/initramfs", "-append", f"console=ttyS0 quiet reboot=t panic=-1 tsc_early_khz={tsc_khz()}",
+                "-kernel", kernel, "-initrd", f"{work}/initramfs", "-append", f"console=ttyS0 quiet reboot=t panic=-1 tsc_early_khz={tsc_khz()}{' bare' if bare else ''}",
                 "-nodefaults", "-no-user-config", "-display", "none", "-serial", "null", "-no-reboot", "-sandbox", SANDBOX,
                 "-blockdev", json.dumps(disk), "-device", "virtio-blk-device,drive=disk",
                 "-chardev", f"socket,id=agent,fd={agent_fd},server=on,wait=off", "-device", "virtio-serial-device",
@@ -129,6 +129,7 @@ def main():
     ap.add_argument("kernel"), ap.add_argument("root")
     ap.add_argument("-n", type=int, default=10), ap.add_argument("-m", type=int, default=1024), ap.add_argument("-c", default="git --version")
     ap.add_argument("--cold", action="store_true", help="only the cold boot and its first command; prints their seconds as one number")
+    ap.add_argument("--bare", action="store_true", help="save the guest before it opened its disk, and run nothing in it before")
     a = ap.parse_args()
     work = tempfile.mkdtemp(prefix="vm-floor-", dir="/var/tmp")
     try:
@@ -138,18 +139,19 @@ def main():
         os.chmod(work, 0o755)
         overlay(f"{work}/template.qcow2", os.path.abspath(a.root), "raw")
         open(f"{work}/ram", "w").close()
-        vm = Vm(work, a.kernel, a.m, f"{work}/ram", "on", {"node-name": "disk", "driver": "qcow2", "file": {"driver": "file", "filename": f"{work}/template.qcow2", "cache": {"no-flush": True}}})
+        vm = Vm(work, a.kernel, a.m, f"{work}/ram", "on", {"node-name": "disk", "driver": "qcow2", "file": {"driver": "file", "filename": f"{work}/template.qcow2", "cache": {"no-flush": True}}}, bare=a.bare)
         vm.agent.readline()
         cold = time.time() - vm.started
         t = time.time()
-        output = vm.run(a.c).decode().strip()
+        output = "" if a.bare else vm.run(a.c).decode().strip()
         if a.cold:
             print(f"{time.time() - vm.started:.4f}")
             vm.end()
             return
         print(output)
         print(f"cold: agent ready, root mounted {cold:.3f}  first command {time.time() - t:.3f}")
-        vm.run(a.c), vm.run("true"), vm.run("sync")
+        if not a.bare:
+            vm.run(a.c), vm.run("true"), vm.run("sync")
         vm.qmp("stop")
         state = os.open(f"{work}/state", os.O_RDWR | os.O_CREAT)
         vm.qmp("getfd", fd=state, fdname="state")
@@ -164,7 +166,7 @@ def main():
             fds = [os.open(f"{work}/{i}.qcow2", os.O_RDWR), os.open(f"{work}/template.qcow2", os.O_RDONLY), os.open(a.root, os.O_RDONLY)]
             disk = by_fd(1, "qcow2", False, by_fd(2, "qcow2", True, by_fd(3, "raw", True))) | {"node-name": "disk"}
             add = [x for n, fd in enumerate(fds, 1) for x in ("-add-fd", f"fd={fd},set={n}")]
-            vm = Vm(work, a.kernel, a.m, f"/proc/self/fd/{ram}", "off", disk, [ram, *fds], jail, [*add, "-incoming", "defer"])
+            vm = Vm(work, a.kernel, a.m, f"/proc/self/fd/{ram}", "off", disk, [ram, *fds], jail, [*add, "-incoming", "defer"], bare=a.bare)
             os.lseek(state, 0, os.SEEK_SET)
             vm.qmp("getfd", fd=state, fdname="state")
             vm.qmp("migrate-incoming", uri="fd:state")
