@@ -13,6 +13,7 @@
 #include <string>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <vector>
@@ -40,12 +41,15 @@ inline pid_t start(const std::vector<std::string>& arguments, int in, int out, i
     std::vector<char*> words;
     for (const std::string& word : arguments) words.push_back(const_cast<char*>(word.c_str()));
     words.push_back(nullptr);
+    // The way to it may be closed to another user: a checkout in a home directory.
+    const UniqueFd program(words[0][0] == '/' ? ::open(words[0], O_PATH | O_CLOEXEC) : -1);
     const pid_t pid = ::fork();
     REQUIRE(pid >= 0);
     if (pid == 0) {
         ::dup2(in, 0), ::dup2(out, 1), ::dup2(err, 2);
         if (uid != 0 && (::setgid(uid) != 0 || ::setuid(uid) != 0)) ::_exit(126);
         ::setenv("LC_ALL", "C.UTF-8", 1);
+        if (program) ::syscall(SYS_execveat, program.get(), "", words.data(), environ, AT_EMPTY_PATH);
         ::execvp(words[0], words.data());
         ::_exit(127);
     }
