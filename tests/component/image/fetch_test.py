@@ -46,7 +46,9 @@ class FetchCase(unittest.TestCase):
         request = {"reference": f"{repository}:{selector}", "endpoint": registry.url, "repository": repository, "selector": selector,
                    "directory_fd": fd, "hosts": {registry.host: policy} if hosts is None else hosts, "attempts": 3, "retry_base_ms": 5, **more}
         user = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
-        process = children.ends_with(self, subprocess.Popen([WORKER, "fetch"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=fds, **user))
+        options = children.reachable(WORKER, user)
+        options = {**options, "pass_fds": [*options.get("pass_fds", []), *fds]}
+        process = children.ends_with(self, subprocess.Popen([WORKER, "fetch"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, **options))
         for one in fds:
             os.close(one)
         process.stdin.write(json.dumps(request).encode())
