@@ -147,11 +147,12 @@ io::Task<bool> Guest::adopt(supervise::ProcessIdentity process, uid_t uid, std::
     co_return true;
 }
 
-io::Task<void> Guest::hello(std::stop_token stop) {
+template <class T>
+io::Task<void> Guest::await_patiently(io::Task<T> (agent::Channel::*step)(std::stop_token), std::stop_token stop) {
     const Patience patience(*this, std::move(stop));
     bool waited_enough = false;
     try {
-        co_await channel_->hello(patience.token());
+        co_await (channel_.get()->*step)(patience.token());
         spoke_ = true;
     } catch (const Cancelled&) {
         waited_enough = true;
@@ -159,17 +160,8 @@ io::Task<void> Guest::hello(std::stop_token stop) {
     if (waited_enough) patience.rethrow_unless_over();
 }
 
-io::Task<void> Guest::ready(std::stop_token stop) {
-    const Patience patience(*this, std::move(stop));
-    bool waited_enough = false;
-    try {
-        co_await channel_->ready(patience.token());
-        spoke_ = true;
-    } catch (const Cancelled&) {
-        waited_enough = true;
-    }
-    if (waited_enough) patience.rethrow_unless_over();
-}
+io::Task<void> Guest::hello(std::stop_token stop) { return await_patiently(&agent::Channel::hello, std::move(stop)); }
+io::Task<void> Guest::ready(std::stop_token stop) { return await_patiently(&agent::Channel::ready, std::move(stop)); }
 
 void Guest::note_words() {
     if (channel_ && channel_->progress() > heard_) spoke_ = true;

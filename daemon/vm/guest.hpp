@@ -81,6 +81,8 @@ private:
     std::string directory() const { return services_.run_directory + "/" + id_; }
     std::string base() const { return services_.overlay_directory + "/" + id_ + ".base.qcow2"; }
     class Patience;
+    template <class T>
+    io::Task<void> await_patiently(io::Task<T> (agent::Channel::*step)(std::stop_token), std::stop_token stop);
 
     const GuestServices& services_;
     std::string id_;
