@@ -17,7 +17,7 @@ struct EventInfo {
     std::string_view method;
     const TypeInfo& (*params)();
 };
-constexpr std::array events{EventInfo{ExecStarted::method, &type_of<ExecStarted>}, EventInfo{Progress::method, &type_of<Progress>}};
+constexpr std::array events{EventInfo{ExecStarted::method, &type_of<ExecStarted>}, EventInfo{StreamOpened::method, &type_of<StreamOpened>}, EventInfo{Progress::method, &type_of<Progress>}};
 
 // Calls `use(field, defaults)` for each field of a record.
 template <class Use>
@@ -51,7 +51,7 @@ ordered_json describe_method(const MethodInfo& method) {
     if (!traits.sdk.empty()) more["sdk"] = std::string(traits.sdk);
     more["read_only"] = traits.read_only;
     more["destructive"] = traits.destructive;
-    more["streams"] = traits.streams;
+    more["carries"] = enum_names(Carries{})[static_cast<std::size_t>(traits.carries)];
     more["admin"] = traits.who == Trust::admin;
     return out;
 }
@@ -192,7 +192,7 @@ std::string api_markdown() {
         out += "\n<a id=\"" + std::string(method.name) + "\"></a>\n### " + std::string(method.name) + "\n\n" + std::string(method.doc);
         if (method.traits.read_only) out += " Changes nothing.";
         if (method.traits.destructive) out += " Removes things for good.";
-        if (method.traits.streams) out += " Streams.";
+        if (method.traits.carries != Carries::nothing) out += " Carries: " + std::string(enum_names(Carries{})[static_cast<std::size_t>(method.traits.carries)]) + ".";
         if (method.traits.who == Trust::admin) out += " For administrators.";
         out += "\n\nParameters:\n\n" + fields_table(method.params(), true);
         // A record that several methods answer with is described once, below.

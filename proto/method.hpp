@@ -6,6 +6,11 @@ namespace pyro::proto {
 
 enum class Trust { user, admin };
 
+// What an attach connection of the call is for. `streams`: a command's stdin, stdout and stderr; the call's first notification is
+// exec.started. The others carry one stream of bytes, up on stream 0 or down on stream 1; stream.opened has their ticket.
+enum class Carries { nothing, streams, upload, download };
+constexpr auto enum_names(Carries) { return std::array<std::string_view, 4>{"nothing", "streams", "upload", "download"}; }
+
 struct Traits {
     std::string_view cli = {};  // "env pull": the words on the command line; empty: not there
     std::string_view mcp = {};  // tool name; empty: no tool
@@ -13,7 +18,7 @@ struct Traits {
     std::string_view id_field = {};  // the result field that --id-only prints; empty: no such flag
     bool read_only = false;
     bool destructive = false;
-    bool streams = false;       // sends exec.started with a ticket; an attach connection carries frames
+    Carries carries = Carries::nothing;
     Trust who = Trust::user;
 };
 

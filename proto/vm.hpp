@@ -30,22 +30,28 @@ inline constexpr FieldOptions hidden_command{.cli = Cli::none, .min = 1, .max = 
 }  // namespace limits
 
 // What several requests or answers have in common, with its fields; every record stays flat on the wire.
-struct VmSizing {
+struct MachineSizing {
     std::int64_t vcpu_count = 1;
     std::int64_t mem_mib = 1024;
     std::int64_t disk_gib = 8;
+    template <class R>
+    static constexpr auto fields_in() {
+        return std::array{
+            field<&MachineSizing::vcpu_count, R>("vcpu_count", "Virtual CPUs", limits::vcpus),
+            field<&MachineSizing::mem_mib, R>("mem_mib", "Memory in MiB", limits::memory),
+            field<&MachineSizing::disk_gib, R>("disk_gib", "Disk size in GiB", limits::disk)};
+    }
+};
+struct VmSizing : MachineSizing {
     std::int64_t ttl_seconds = 600;
     bool network = false;
     bool allow_host_compat = false;
     template <class R>
     static constexpr auto fields_in() {
-        return std::array{
-            field<&VmSizing::vcpu_count, R>("vcpu_count", "Virtual CPUs", limits::vcpus),
-            field<&VmSizing::mem_mib, R>("mem_mib", "Memory in MiB", limits::memory),
-            field<&VmSizing::disk_gib, R>("disk_gib", "Disk size in GiB", limits::disk),
+        return join(MachineSizing::fields_in<R>(), std::array{
             field<&VmSizing::ttl_seconds, R>("ttl_seconds", "Time after which the VM is removed whatever it does", limits::ttl),
             field<&VmSizing::network, R>("network", "Give the VM a network, where this host's configuration allows one", limits::flag),
-            field<&VmSizing::allow_host_compat, R>("allow_host_compat", "Where no guest can boot, use a sandbox on the host instead of failing", limits::flag)};
+            field<&VmSizing::allow_host_compat, R>("allow_host_compat", "Where no guest can boot, use a sandbox on the host instead of failing", limits::flag)});
     }
 };
 struct VmCommand {
@@ -143,7 +149,7 @@ struct VmRun {
     static constexpr std::string_view name = "vm.run";
     using Params = VmRunParams;
     using Result = ExecResult;
-    static constexpr Traits traits{.cli = "run", .mcp = "vm_run", .sdk = "run_in_vm", .streams = true};
+    static constexpr Traits traits{.cli = "run", .mcp = "vm_run", .sdk = "run_in_vm", .carries = Carries::streams};
 };
 
 struct VmInfo {
@@ -219,7 +225,7 @@ struct VmExec {
     static constexpr std::string_view name = "vm.exec";
     using Params = VmExecParams;
     using Result = ExecResult;
-    static constexpr Traits traits{.cli = "vm exec", .mcp = "vm_exec", .sdk = "exec_vm", .destructive = true, .streams = true};
+    static constexpr Traits traits{.cli = "vm exec", .mcp = "vm_exec", .sdk = "exec_vm", .destructive = true, .carries = Carries::streams};
 };
 
 struct VmStopParams {

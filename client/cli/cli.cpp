@@ -25,7 +25,7 @@ int dispatch(const Invocation& call) {
     if (call.verb->words == "demo") return demo_command(call);
     if (call.verb->words == "bench") return bench_command(call);
     if (call.verb->words == "completion") return completion_command(call);
-    return call.verb->method->traits.streams ? run_command(call) : call_method(call);
+    return call.verb->method->traits.carries == proto::Carries::streams ? run_command(call) : call_method(call);
 }
 
 int tell(const Error& error, bool as_json, int exit_status) {

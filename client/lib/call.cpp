@@ -245,8 +245,9 @@ private:
         if (!note.params.is_object() || note.params.value("id", json()) != id_) return;
         if (note.method == proto::Progress::method && options_.on_progress && !any_output_)
             options_.on_progress(proto::from_wire<proto::Progress>(note.params, proto::Unknown::ignore));
-        if (note.method == proto::ExecStarted::method && options_.streams && attach_ == Attach::none)
-            attach(proto::from_wire<proto::ExecStarted>(note.params, proto::Unknown::ignore).ticket);
+        const bool offered = note.method == proto::ExecStarted::method || note.method == proto::StreamOpened::method;
+        if (offered && options_.streams && attach_ == Attach::none)
+            attach(proto::from_wire<proto::StreamOpened>(note.params, proto::Unknown::ignore).ticket);
     }
 
     std::uint64_t byte_count(const char* name) const {

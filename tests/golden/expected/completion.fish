@@ -103,6 +103,94 @@ complete -c pyro -n '__pyro_at vm network-info' -a '(pyro __complete vm 2>/dev/n
 
 
 
+complete -c pyro -n '__pyro_in workspace create' -l vcpu-count -x -d 'Virtual CPUs'
+complete -c pyro -n '__pyro_in workspace create' -l mem-mib -x -d 'Memory in MiB'
+complete -c pyro -n '__pyro_in workspace create' -l disk-gib -x -d 'Disk size in GiB'
+complete -c pyro -n '__pyro_in workspace create' -l name -x -d 'Name to call it by, unique among your workspaces'
+complete -c pyro -n '__pyro_in workspace create' -l label -x -d 'Attach a label'
+complete -c pyro -n '__pyro_in workspace create' -l network-policy -x -a 'off egress egress+published-ports' -d 'What of the network it may reach'
+complete -c pyro -n '__pyro_in workspace create' -l ttl-seconds -x -d 'Delete it after so long; default: it lives until it is deleted'
+complete -c pyro -n '__pyro_in workspace create' -l idle-seconds -x -d 'Stop it after so long without use; the next command starts it again'
+complete -c pyro -n '__pyro_in workspace create' -l start -x -a 'cold restored spare' -d 'The fastest way to start that may be used; cold boots a kernel of its own'
+complete -c pyro -n '__pyro_in workspace create' -l id-only -d 'Print just the id'
+complete -c pyro -n '__pyro_at workspace create' -a '(pyro __complete environment 2>/dev/null)'
+
+complete -c pyro -n '__pyro_in workspace list' -l label -x -d 'Only those with this label'
+
+complete -c pyro -n '__pyro_at workspace status' -a '(pyro __complete workspace 2>/dev/null)'
+
+complete -c pyro -n '__pyro_at workspace summary' -a '(pyro __complete workspace 2>/dev/null)'
+
+complete -c pyro -n '__pyro_in workspace update' -l name -x -d 'The new name'
+complete -c pyro -n '__pyro_in workspace update' -l clear-name -d 'Take its name away'
+complete -c pyro -n '__pyro_in workspace update' -l label -x -d 'Attach or change a label'
+complete -c pyro -n '__pyro_in workspace update' -l clear-label -x -d 'Take a label away'
+complete -c pyro -n '__pyro_in workspace update' -l ttl-seconds -x -d 'Delete it so long from now; 0: never'
+complete -c pyro -n '__pyro_in workspace update' -l idle-seconds -x -d 'Stop it after so long without use; 0: never'
+complete -c pyro -n '__pyro_at workspace update' -a '(pyro __complete workspace 2>/dev/null)'
+
+complete -c pyro -n '__pyro_at workspace start' -a '(pyro __complete workspace 2>/dev/null)'
+
+complete -c pyro -n '__pyro_at workspace stop' -a '(pyro __complete workspace 2>/dev/null)'
+
+complete -c pyro -n '__pyro_in workspace exec' -l timeout-seconds -x -d 'Time the command may take from its start in the guest; 0: none'
+complete -c pyro -n '__pyro_in workspace exec' -s i -l interactive -d 'Pass on standard input'
+complete -c pyro -n '__pyro_in workspace exec' -s t -l tty -d 'Give the command a terminal'
+complete -c pyro -n '__pyro_in workspace exec' -s e -l env -x -d 'Set an environment variable'
+complete -c pyro -n '__pyro_in workspace exec' -s w -l cwd -x -d 'Directory to start in; relative to /workspace, which is the default'
+complete -c pyro -n '__pyro_in workspace exec' -s u -l user -x -d 'User to run as, name or uid[:gid]; default: the image\'s'
+complete -c pyro -n '__pyro_in workspace exec' -s d -l detach -d 'Answer once it runs; see workspace logs and attach'
+complete -c pyro -n '__pyro_in workspace exec' -l id-only -d 'Print just the id'
+complete -c pyro -n '__pyro_at workspace exec' -a '(pyro __complete workspace 2>/dev/null)'
+complete -c pyro -n '__pyro_in workspace exec; and not __pyro_at workspace exec' -F
+
+complete -c pyro -n '__pyro_in workspace ps' -s a -l all -d 'Those that ended too'
+complete -c pyro -n '__pyro_at workspace ps' -a '(pyro __complete workspace 2>/dev/null)'
+
+complete -c pyro -n '__pyro_in workspace attach' -l stdout-offset -x -d 'First byte of standard output wanted'
+complete -c pyro -n '__pyro_in workspace attach' -l stderr-offset -x -d 'First byte of standard error wanted'
+complete -c pyro -n '__pyro_in workspace attach' -l no-stdin -d 'Leave its standard input alone'
+complete -c pyro -n '__pyro_at workspace attach' -a '(pyro __complete workspace 2>/dev/null)'
+
+complete -c pyro -n '__pyro_in workspace kill' -s s -l signal -x -a 'TERM KILL INT HUP QUIT USR1 USR2 STOP CONT' -d 'Which'
+complete -c pyro -n '__pyro_at workspace kill' -a '(pyro __complete workspace 2>/dev/null)'
+
+complete -c pyro -n '__pyro_in workspace logs' -l exec -x -a '(pyro __complete exec 2>/dev/null)' -d 'The command; default: the last one'
+complete -c pyro -n '__pyro_in workspace logs' -s f -l follow -d 'Go on until the command ends'
+complete -c pyro -n '__pyro_in workspace logs' -l stdout-offset -x -d 'First byte of standard output wanted'
+complete -c pyro -n '__pyro_in workspace logs' -l stderr-offset -x -d 'First byte of standard error wanted'
+complete -c pyro -n '__pyro_in workspace logs' -l wait-seconds -x -d 'Without follow: wait so long for something new, or for its end'
+complete -c pyro -n '__pyro_at workspace logs' -a '(pyro __complete workspace 2>/dev/null)'
+
+complete -c pyro -n '__pyro_in workspace file list' -s r -l recursive -d 'And everything below it'
+complete -c pyro -n '__pyro_in workspace file list' -l limit -x -d 'At most so many entries'
+complete -c pyro -n '__pyro_in workspace file list' -l cursor -x -d 'next_cursor of the answer before'
+complete -c pyro -n '__pyro_at workspace file list' -a '(pyro __complete workspace 2>/dev/null)'
+
+complete -c pyro -n '__pyro_in workspace file read' -l offset -x -d 'First byte'
+complete -c pyro -n '__pyro_in workspace file read' -l max-bytes -x -d 'At most so many bytes'
+complete -c pyro -n '__pyro_at workspace file read' -a '(pyro __complete workspace 2>/dev/null)'
+
+complete -c pyro -n '__pyro_in workspace file write' -l mode -x -d 'Permissions in octal; default: those it has, 0644 for a new one'
+complete -c pyro -n '__pyro_at workspace file write' -a '(pyro __complete workspace 2>/dev/null)'
+
+complete -c pyro -n '__pyro_at workspace patch apply' -a '(pyro __complete workspace 2>/dev/null)'
+
+complete -c pyro -n '__pyro_in workspace diff' -l verify -d 'Read and compare every file, whatever the guest\'s file system says of them'
+complete -c pyro -n '__pyro_in workspace diff' -l max-file-bytes -x -d 'Larger files are named, and not in the patch'
+complete -c pyro -n '__pyro_at workspace diff' -a '(pyro __complete workspace 2>/dev/null)'
+complete -c pyro -n '__pyro_in workspace diff; and not __pyro_at workspace diff' -F
+
+complete -c pyro -n '__pyro_in workspace sync push' -l dest -x -d 'Directory in /workspace to put them in; made if missing'
+complete -c pyro -n '__pyro_at workspace sync push' -a '(pyro __complete workspace 2>/dev/null)'
+
+complete -c pyro -n '__pyro_at workspace export' -a '(pyro __complete workspace 2>/dev/null)'
+
+complete -c pyro -n '__pyro_at workspace reset' -a '(pyro __complete workspace 2>/dev/null)'
+
+complete -c pyro -n '__pyro_at workspace delete' -a '(pyro __complete workspace 2>/dev/null)'
+
+
 complete -c pyro -n '__pyro_at demo' -a '(pyro __complete environment 2>/dev/null)'
 
 complete -c pyro -n '__pyro_in bench' -s n -l runs -x -d 'Runs of each kind, in turn; of cold ones a quarter'

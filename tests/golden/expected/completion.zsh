@@ -167,6 +167,232 @@ _pyro_vm_reap_expired() {
         '(-h --help)'{-h,--help}'[Show help]'
 }
 
+_pyro_workspace_create() {
+    _arguments -s -S \
+        --vcpu-count='[Virtual CPUs]:N: ' \
+        --mem-mib='[Memory in MiB]:N: ' \
+        --disk-gib='[Disk size in GiB]:N: ' \
+        --name='[Name to call it by, unique among your workspaces]:NAME: ' \
+        '*'--label='[Attach a label]:K=V: ' \
+        --network-policy='[What of the network it may reach]:NETWORK-POLICY:(off egress egress+published-ports)' \
+        --ttl-seconds='[Delete it after so long; default\: it lives until it is deleted]:SECONDS: ' \
+        --idle-seconds='[Stop it after so long without use; the next command starts it again]:SECONDS: ' \
+        --start='[The fastest way to start that may be used; cold boots a kernel of its own]:START:(cold restored spare)' \
+        --id-only'[Print just the id]' \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]' \
+        '1:ENVIRONMENT:_pyro_environments'
+}
+
+_pyro_workspace_list() {
+    _arguments -s -S \
+        '*'--label='[Only those with this label]:K=V: ' \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]'
+}
+
+_pyro_workspace_status() {
+    _arguments -s -S \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]' \
+        '1:WORKSPACE: '
+}
+
+_pyro_workspace_summary() {
+    _arguments -s -S \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]' \
+        '1:WORKSPACE: '
+}
+
+_pyro_workspace_update() {
+    _arguments -s -S \
+        --name='[The new name]:NAME: ' \
+        --clear-name'[Take its name away]' \
+        '*'--label='[Attach or change a label]:K=V: ' \
+        '*'--clear-label='[Take a label away]:K: ' \
+        --ttl-seconds='[Delete it so long from now; 0\: never]:SECONDS: ' \
+        --idle-seconds='[Stop it after so long without use; 0\: never]:SECONDS: ' \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]' \
+        '1:WORKSPACE: '
+}
+
+_pyro_workspace_start() {
+    _arguments -s -S \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]' \
+        '1:WORKSPACE: '
+}
+
+_pyro_workspace_stop() {
+    _arguments -s -S \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]' \
+        '1:WORKSPACE: '
+}
+
+_pyro_workspace_exec() {
+    _arguments -s -S \
+        --timeout-seconds='[Time the command may take from its start in the guest; 0\: none]:SECONDS: ' \
+        '(-i --interactive)'{-i,--interactive}'[Pass on standard input]' \
+        '(-t --tty)'{-t,--tty}'[Give the command a terminal]' \
+        '*'{-e+,--env=}'[Set an environment variable]:K=V: ' \
+        '(-w --cwd)'{-w+,--cwd=}'[Directory to start in; relative to /workspace, which is the default]:DIR: ' \
+        '(-u --user)'{-u+,--user=}'[User to run as, name or uid\[\:gid\]; default\: the image'\''s]:USER: ' \
+        '(-d --detach)'{-d,--detach}'[Answer once it runs; see workspace logs and attach]' \
+        --id-only'[Print just the id]' \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]' \
+        '1:WORKSPACE: ' \
+        '*::command:_normal'
+}
+
+_pyro_workspace_ps() {
+    _arguments -s -S \
+        '(-a --all)'{-a,--all}'[Those that ended too]' \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]' \
+        '1:WORKSPACE: '
+}
+
+_pyro_workspace_attach() {
+    _arguments -s -S \
+        --stdout-offset='[First byte of standard output wanted]:BYTE: ' \
+        --stderr-offset='[First byte of standard error wanted]:BYTE: ' \
+        --no-stdin'[Leave its standard input alone]' \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]' \
+        '1:WORKSPACE: ' \
+        '2:EXEC: '
+}
+
+_pyro_workspace_kill() {
+    _arguments -s -S \
+        '(-s --signal)'{-s+,--signal=}'[Which]:SIGNAL:(TERM KILL INT HUP QUIT USR1 USR2 STOP CONT)' \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]' \
+        '1:WORKSPACE: ' \
+        '2:EXEC: '
+}
+
+_pyro_workspace_logs() {
+    _arguments -s -S \
+        --exec='[The command; default\: the last one]:EXEC: ' \
+        '(-f --follow)'{-f,--follow}'[Go on until the command ends]' \
+        --stdout-offset='[First byte of standard output wanted]:BYTE: ' \
+        --stderr-offset='[First byte of standard error wanted]:BYTE: ' \
+        --wait-seconds='[Without follow\: wait so long for something new, or for its end]:SECONDS: ' \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]' \
+        '1:WORKSPACE: '
+}
+
+_pyro_workspace_file_list() {
+    _arguments -s -S \
+        '(-r --recursive)'{-r,--recursive}'[And everything below it]' \
+        --limit='[At most so many entries]:N: ' \
+        --cursor='[next_cursor of the answer before]:CURSOR: ' \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]' \
+        '1:WORKSPACE: ' \
+        '2:PATH: '
+}
+
+_pyro_workspace_file_read() {
+    _arguments -s -S \
+        --offset='[First byte]:BYTE: ' \
+        --max-bytes='[At most so many bytes]:BYTES: ' \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]' \
+        '1:WORKSPACE: ' \
+        '2:PATH: '
+}
+
+_pyro_workspace_file_write() {
+    _arguments -s -S \
+        --mode='[Permissions in octal; default\: those it has, 0644 for a new one]:MODE: ' \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]' \
+        '1:WORKSPACE: ' \
+        '2:PATH: '
+}
+
+_pyro_workspace_patch_apply() {
+    _arguments -s -S \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]' \
+        '1:WORKSPACE: '
+}
+
+_pyro_workspace_diff() {
+    _arguments -s -S \
+        --verify'[Read and compare every file, whatever the guest'\''s file system says of them]' \
+        --max-file-bytes='[Larger files are named, and not in the patch]:BYTES: ' \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]' \
+        '1:WORKSPACE: ' \
+        '*::command:_normal'
+}
+
+_pyro_workspace_sync_push() {
+    _arguments -s -S \
+        --dest='[Directory in /workspace to put them in; made if missing]:DIR: ' \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]' \
+        '1:WORKSPACE: '
+}
+
+_pyro_workspace_export() {
+    _arguments -s -S \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]' \
+        '1:WORKSPACE: ' \
+        '2:PATH: '
+}
+
+_pyro_workspace_reset() {
+    _arguments -s -S \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]' \
+        '1:WORKSPACE: '
+}
+
+_pyro_workspace_delete() {
+    _arguments -s -S \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]' \
+        '1:WORKSPACE: '
+}
+
+_pyro_workspace_reap_expired() {
+    _arguments -s -S \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]'
+}
+
 _pyro_demo() {
     _arguments -s -S \
         --json'[Print one JSON document]' \
