@@ -124,6 +124,7 @@ Config load_config(const std::string& file) {
     top.section("limits", [&](Section& s) {
         s.read("vms", config.limits.vms, 1, 100000);
         s.read("vms_per_user", config.limits.vms_per_user, 1, 100000);
+        s.read("workspaces_per_user", config.limits.workspaces_per_user, 1, 100000);
         s.read("mem_mib", config.limits.mem_mib);
         s.read("mem_mib_per_user", config.limits.mem_mib_per_user);
         s.read("sessions", config.limits.sessions, 1, 100000);
@@ -145,6 +146,10 @@ Config load_config(const std::string& file) {
             r.read("allow_private", registry.allow_private);
             r.read("ca_file", registry.ca_file);
         });
+    });
+    top.section("workspaces", [&](Section& s) {
+        s.read("journal_mib", config.workspaces.journal_mib, 4, 1 << 14);
+        s.read("unused_seeds_mib", config.workspaces.unused_seeds_mib, 0, 1 << 24);
     });
     top.section("templates", [&](Section& s) {
         s.read("enabled", config.templates.enabled);

@@ -33,6 +33,7 @@ struct Config {
     struct Limits {
         std::int64_t vms = 256;
         std::int64_t vms_per_user = 64;
+        std::int64_t workspaces_per_user = 200;
         std::int64_t mem_mib = 0;           // guest memory of all VMs; 0: 80 % of the host's
         std::int64_t mem_mib_per_user = 0;  // 0: half of the host's
         std::int64_t sessions = 1024;            // connections of all users
@@ -53,6 +54,11 @@ struct Config {
     };
     std::map<std::string, std::string> mirror;      // registry host -> registry to ask instead, "docker.io" = "127.0.0.1:5000"
     std::map<std::string, Registry> registries;     // [registry."host:port"] or [registry."host"]
+
+    struct Workspaces {
+        std::int64_t journal_mib = 16;       // kept of each command's output, the head and the tail
+        std::int64_t unused_seeds_mib = 4096;  // of images of trees that no workspace has any more
+    } workspaces;
 
     struct Templates {
         bool enabled = true;            // false: every VM boots a kernel of its own

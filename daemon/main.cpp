@@ -12,6 +12,7 @@
 #include "daemon/vm/qemu/backend.hpp"
 #include "daemon/vm/registry.hpp"
 #include "daemon/vm/vm_uids.hpp"
+#include "daemon/workspace/registry.hpp"
 #include "proto/api.hpp"
 #include "proto/describe.hpp"
 
@@ -94,6 +95,23 @@ vm::RegistryConfig registry_config(const Config& config) {
     return out;
 }
 
+workspace::SeedOptions seed_options(const Config& config, const env::CacheOptions& environments) {
+    workspace::SeedOptions out;
+    out.directory = config.state_dir + "/seeds";
+    out.image_worker = config.workers.image;
+    out.claim_uid = environments.claim_uid;
+    out.unused_bytes = static_cast<std::uint64_t>(config.workspaces.unused_seeds_mib) << 20;
+    return out;
+}
+
+workspace::WorkspaceOptions workspace_options(const Config& config) {
+    workspace::WorkspaceOptions out;
+    out.directory = config.state_dir + "/workspaces";
+    out.per_user = static_cast<std::size_t>(config.limits.workspaces_per_user);
+    out.journal_bytes = static_cast<std::uint64_t>(config.workspaces.journal_mib) << 20;
+    return out;
+}
+
 rpc::ServerOptions server_options(const Config& config) {
     rpc::ServerOptions options;
     options.limits.sessions = static_cast<std::size_t>(config.limits.sessions);
@@ -124,7 +142,10 @@ io::Task<void> serve(const Config& config, const Options& options, state::Store&
     const std::unique_ptr<vm::Hypervisor> hypervisor = vm::qemu::make_qemu_hypervisor(executor, *supervisor, hypervisor_config(config));
     vm::VmUids uids(store, static_cast<uid_t>(config.guest.uid_first), probe_uid(config) - 1, "/run/pyro-vm-uids.lock");
     vm::MachineRegistry machines(executor, store, *hypervisor, uids, registry_config(config));
-    env::EnvironmentCache environments(executor, *supervisor, store, pool, environment_options(config, uids));
+    env::CacheOptions cache_options = environment_options(config, uids);
+    workspace::SeedStore seeds(executor, *supervisor, pool, seed_options(config, cache_options));
+    env::EnvironmentCache environments(executor, *supervisor, store, pool, std::move(cache_options));
+    workspace::WorkspaceRegistry workspaces(executor, store, machines, environments, seeds, pool, workspace_options(config));
 
     // What was bound to calls of an earlier daemon: workers, sandboxes and the sandboxes' trees.
     const std::vector<std::string> scopes = supervisor->scopes();
@@ -133,13 +154,16 @@ io::Task<void> serve(const Config& config, const Options& options, state::Store&
     const std::string sandboxes = sandbox_directory(config);
     remove_old_sandboxes(sandboxes);
     co_await environments.start();
-    co_await machines.reconcile();
+    std::map<std::string, agent::Resumption> known = workspaces.open();
+    co_await machines.reconcile(std::move(known));
+    co_await workspaces.take_up();
 
     service::Services services(
         service::EnvService(environments, machines, config.templates.after_pull),
         service::PrepareService(environments, machines),
         service::SystemService(environments, machines, *hypervisor, *supervisor, store, instance, host_paths(config)),
-        service::VmService(environments, machines, *supervisor, pool, removals, {config.host_compat.allow, config.workers.bubblewrap, sandboxes}));
+        service::VmService(environments, machines, *supervisor, pool, removals, {config.host_compat.allow, config.workers.bubblewrap, sandboxes}),
+        service::WorkspaceService(environments, workspaces, seeds), service::ExecService(workspaces), service::FileService(workspaces));
     rpc::Router router;
     router.bind(services, proto::Api());
     rpc::Server server(executor, std::move(listening), router, server_options(config));
@@ -149,6 +173,7 @@ io::Task<void> serve(const Config& config, const Options& options, state::Store&
     co_await signals.next();
     server.stop();
     co_await server.join();
+    co_await workspaces.leave();
     co_await machines.shut_down();
     co_await environments.close();
     co_await hypervisor->close();

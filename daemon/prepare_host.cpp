@@ -83,6 +83,8 @@ void make_directories(const Config& config) {
     make_own_directory(config.state_dir, 0711);
     make_own_directory(config.state_dir + "/vm", 0700);
     make_own_directory(config.state_dir + "/templates", 0700);
+    make_own_directory(config.state_dir + "/workspaces", 0700);
+    make_own_directory(config.state_dir + "/seeds", 0700);
     make_own_directory(sandbox_directory(config), 0711);
     make_own_directory(config.run_dir, 0755);
     make_own_directory(config.run_dir + "/vm", 0700);

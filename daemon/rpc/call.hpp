@@ -41,6 +41,8 @@ public:
     const proto::RequestId& id() const noexcept { return id_; }
     // Fires when the client cancels, or is gone, or the daemon stops.
     std::stop_token stop() const noexcept { return stop_.get_token(); }
+    // Why: the client took it back, and is there to be told; else it is gone, or the daemon stops.
+    bool cancelled() const noexcept { return cancelled_; }
     const io::Executor& executor() const noexcept { return executor_; }
 
     // A notification that must arrive; "id" is added. Waits while the client does not read.
@@ -65,6 +67,7 @@ private:
     io::Executor executor_;
     std::chrono::milliseconds ticket_lifetime_;
     std::stop_source stop_;
+    bool cancelled_ = false;
     std::vector<std::shared_ptr<Attachment>> attachments_;
     std::shared_ptr<Outbox::Droppable> last_progress_;
     std::string last_phase_;

@@ -191,6 +191,7 @@ void Session::cancel(const nlohmann::json& params) {
     for (const auto& [known, call] : calls_) {
         if (proto::to_json(known) != *id) continue;
         const auto kept = call;  // what the stop wakes may end the call
+        kept->cancelled_ = true;
         kept->stop_.request_stop();
         return;
     }

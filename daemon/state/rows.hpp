@@ -16,10 +16,10 @@ struct Viewer {
     bool admin = false;
 };
 
-enum class MachineKind { run, vm };
+enum class MachineKind { run, vm, workspace, spare };
 enum class MachineState { creating, booting, running, stopping, stopped, failed };
 
-inline constexpr std::array machine_kind_names{std::string_view{"run"}, std::string_view{"vm"}};
+inline constexpr std::array machine_kind_names{std::string_view{"run"}, std::string_view{"vm"}, std::string_view{"workspace"}, std::string_view{"spare"}};
 inline constexpr std::array machine_state_names{std::string_view{"creating"}, std::string_view{"booting"},
                                                 std::string_view{"running"},  std::string_view{"stopping"},
                                                 std::string_view{"stopped"},  std::string_view{"failed"}};
@@ -72,6 +72,26 @@ struct ReferenceRow {
     std::int64_t updated_at = 0;     // unix seconds
 };
 
-// Who did what. Nothing writes it yet.
+struct WorkspaceRow {
+    std::string id;
+    uid_t owner_uid = 0;
+    std::string name;                // unique among its owner's; empty: none
+    std::string labels;              // a JSON object
+    std::string environment;         // as the user named it
+    std::string environment_digest;
+    std::int64_t vcpu_count = 1;
+    std::int64_t mem_mib = 1024;
+    std::int64_t disk_gib = 8;
+    std::int64_t created_at = 0;     // unix seconds
+    std::int64_t last_activity_at = 0;  // unix seconds, to the minute
+    std::int64_t expires_at = 0;     // unix seconds; 0: never
+    std::int64_t idle_seconds = 0;   // 0: never stopped for want of use
+    std::int64_t reset_at = 0;       // unix seconds; of the last reset, or its creation
+    std::string machine_id;          // whose disk is its own; another one after each reset
+    std::string execution_mode;
+    std::string seed_digest;         // of its baseline; empty: none
+    std::string seed;                // what the client said of that, a JSON object; empty: none
+    std::int64_t exports = 0;        // since the last reset
+};
 
 }  // namespace pyro::state

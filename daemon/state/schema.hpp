@@ -21,6 +21,17 @@ inline constexpr std::array pyro_migrations{
         CREATE INDEX references_by_name ON environment_references (name);
         CREATE INDEX references_by_digest ON environment_references (owner_uid, digest);
     )"},
+    Migration{"workspaces", R"(
+        CREATE TABLE workspaces (
+            id TEXT NOT NULL PRIMARY KEY, owner_uid INTEGER NOT NULL, name TEXT NOT NULL, labels TEXT NOT NULL,
+            environment TEXT NOT NULL, environment_digest TEXT NOT NULL, vcpu_count INTEGER NOT NULL,
+            mem_mib INTEGER NOT NULL, disk_gib INTEGER NOT NULL, created_at INTEGER NOT NULL,
+            last_activity_at INTEGER NOT NULL, expires_at INTEGER NOT NULL, idle_seconds INTEGER NOT NULL,
+            reset_at INTEGER NOT NULL, machine_id TEXT NOT NULL, execution_mode TEXT NOT NULL,
+            seed_digest TEXT NOT NULL, seed TEXT NOT NULL, exports INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+        CREATE INDEX workspaces_by_owner ON workspaces (owner_uid);
+        CREATE UNIQUE INDEX workspaces_by_name ON workspaces (owner_uid, name) WHERE name <> '';
+    )"},
 };
 
 inline constexpr std::array run_migrations{

@@ -383,6 +383,73 @@ std::vector<ReferenceRow> Store::list_references(Viewer viewer) {
     return rows;
 }
 
+// --- workspaces
+
+namespace {
+constexpr std::string_view workspace_columns =
+    "id, owner_uid, name, labels, environment, environment_digest, vcpu_count, mem_mib, disk_gib, created_at, last_activity_at, "
+    "expires_at, idle_seconds, reset_at, machine_id, execution_mode, seed_digest, seed, exports";
+
+// "a, b" -> "excluded.a, excluded.b"
+std::string excluded(const std::string& columns) {
+    std::string out = "excluded.";
+    for (const char c : columns) {
+        out += c;
+        if (c == ' ') out += "excluded.";
+    }
+    return out;
+}
+
+WorkspaceRow read_workspace(const Statement& s) {
+    WorkspaceRow row;
+    row.id = s.text(0);
+    row.owner_uid = static_cast<uid_t>(s.integer(1));
+    row.name = s.text(2);
+    row.labels = s.text(3);
+    row.environment = s.text(4);
+    row.environment_digest = s.text(5);
+    row.vcpu_count = s.integer(6);
+    row.mem_mib = s.integer(7);
+    row.disk_gib = s.integer(8);
+    row.created_at = s.integer(9);
+    row.last_activity_at = s.integer(10);
+    row.expires_at = s.integer(11);
+    row.idle_seconds = s.integer(12);
+    row.reset_at = s.integer(13);
+    row.machine_id = s.text(14);
+    row.execution_mode = s.text(15);
+    row.seed_digest = s.text(16);
+    row.seed = s.text(17);
+    row.exports = s.integer(18);
+    return row;
+}
+}  // namespace
+
+// An upsert by id alone: with INSERT OR REPLACE, a name that is taken would remove the workspace that has it.
+io::Task<void> Store::put_workspace(WorkspaceRow row) {
+    return write_synced([row = std::move(row)](Database& database) {
+        constexpr std::string_view marks = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+        const std::string columns(workspace_columns);
+        database.prepare("INSERT INTO workspaces (" + columns + ") VALUES " + std::string(marks) +
+                         " ON CONFLICT (id) DO UPDATE SET (" + columns + ") = (" + excluded(columns) + ")")
+            .bind(row.id, row.owner_uid, row.name, row.labels, row.environment, row.environment_digest, row.vcpu_count, row.mem_mib,
+                  row.disk_gib, row.created_at, row.last_activity_at, row.expires_at, row.idle_seconds, row.reset_at, row.machine_id,
+                  row.execution_mode, row.seed_digest, row.seed, row.exports)
+            .run();
+    });
+}
+
+io::Task<void> Store::remove_workspace(std::string id) {
+    return write_synced([id = std::move(id)](Database& database) {
+        database.prepare("DELETE FROM workspaces WHERE id = ?").bind(id).run();
+    });
+}
+
+std::vector<WorkspaceRow> Store::all_workspaces() {
+    Statement statement = reader_->prepare(select(workspace_columns, "workspaces ORDER BY created_at, id"));
+    return read_all(statement, read_workspace);
+}
+
 std::vector<EnvironmentRow> Store::all_environments() {
     Statement statement = reader_->prepare(select(environment_columns, "environments e ORDER BY e.digest, e.owner_uid"));
     return read_all(statement, read_environment);

@@ -71,6 +71,11 @@ public:
     std::vector<ReferenceRow> list_references(Viewer viewer);      // by name
     std::vector<EnvironmentRow> all_environments();                // for prune and reconciliation
 
+    // --- workspaces (pyro.db)
+    io::Task<void> put_workspace(WorkspaceRow row);          // inserts it, or replaces the row of that id
+    io::Task<void> remove_workspace(std::string id);
+    std::vector<WorkspaceRow> all_workspaces();              // every owner's, for the start of the daemon
+
     // Why the last write failed, until one succeeds.
     const std::optional<std::string>& write_failure() const noexcept { return write_failure_; }
 

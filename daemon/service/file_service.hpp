@@ -1,0 +1,25 @@
+// file.* and what else goes in and out of /workspace: patches, syncs, exports.
+#pragma once
+#include "daemon/rpc/call.hpp"
+#include "daemon/workspace/registry.hpp"
+#include "proto/file.hpp"
+
+namespace pyro::service {
+
+class FileService {
+public:
+    explicit FileService(workspace::WorkspaceRegistry& workspaces) : workspaces_(workspaces) {}
+
+    io::Task<proto::FileListResult> serve(proto::FileList, proto::FileListParams, rpc::Call&);
+    io::Task<proto::FileReadResult> serve(proto::FileRead, proto::FileReadParams, rpc::Call&);
+    io::Task<proto::FileWriteResult> serve(proto::FileWrite, proto::FileWriteParams, rpc::Call&);
+    io::Task<proto::WorkspacePatchApplyResult> serve(proto::WorkspacePatchApply, proto::WorkspacePatchApplyParams, rpc::Call&);
+    io::Task<proto::WorkspaceDiffResult> serve(proto::WorkspaceDiff, proto::WorkspaceDiffParams, rpc::Call&);
+    io::Task<proto::TransferResult> serve(proto::WorkspaceSyncPush, proto::WorkspaceSyncPushParams, rpc::Call&);
+    io::Task<proto::TransferResult> serve(proto::WorkspaceExport, proto::WorkspaceExportParams, rpc::Call&);
+
+private:
+    workspace::WorkspaceRegistry& workspaces_;
+};
+
+}  // namespace pyro::service

@@ -1,0 +1,68 @@
+#include "daemon/service/workspace_files.hpp"
+
+#include "common/error.hpp"
+#include "common/patch/patch.hpp"
+
+namespace pyro::service {
+namespace {
+
+namespace files = proto::files;
+
+constexpr const char* upper = "/.pyro/workspace/upper";
+constexpr const char* lower = "/.pyro/workspace/lower";
+
+// One answer is one line: it names so many, and no more than so many bytes of names.
+constexpr std::size_t max_changes = 5000, max_named_bytes = 256u << 10;
+
+proto::FileChange change_of(const files::Change& said) {
+    static_assert(static_cast<int>(proto::ChangeKind::type) == static_cast<int>(files::ChangeKind::type) - 1);
+    proto::FileChange change;
+    change.kind = static_cast<proto::ChangeKind>(static_cast<int>(said.kind) - 1);
+    change.path = said.path;
+    if (!said.old_path.empty()) change.old_path = said.old_path;
+    change.added = static_cast<std::int64_t>(said.added);
+    change.removed = static_cast<std::int64_t>(said.deleted);
+    change.binary = said.binary;
+    if (said.note) change.note = std::string(files::to_string(*said.note));
+    return change;
+}
+
+}  // namespace
+
+std::vector<proto::FileChange> shown_changes(const std::vector<files::Record>& records) {
+    std::vector<proto::FileChange> out;
+    std::size_t bytes = 0;
+    for (const files::Record& record : records) {
+        const auto* change = std::get_if<files::Change>(&record);
+        if (!change) continue;
+        bytes += change->path.size() + change->old_path.size();
+        if (out.size() == max_changes || bytes > max_named_bytes) break;
+        out.push_back(change_of(*change));
+    }
+    return out;
+}
+
+io::Task<WorkspaceChanges> diff_of(std::shared_ptr<workspace::Workspace> workspace, DiffOptions options, std::stop_token stop) {
+    workspace::GuestProgram program;
+    program.words = {"files", "diff", "--upper", upper, "--lower", lower, "--max-bytes", std::to_string(options.max_file_bytes)};
+    if (options.verify) program.words.push_back("--verify");
+    program.words.push_back("--");
+    for (std::string& path : options.paths) program.words.push_back(std::move(path));
+    workspace::GuestAnswer answer = co_await workspace::run_guest_program(workspace, std::move(program), std::move(stop));
+    const auto records = workspace::records_of(answer.err, files::Decoder::Stream::changes);
+    WorkspaceChanges out;
+    out.changes = shown_changes(records);
+    out.total = workspace::done_of(records).files;
+    patch::check_untrusted(answer.out);
+    out.patch = std::move(answer.out);
+    co_return out;
+}
+
+io::Task<WorkspaceChanges> changes_of(std::shared_ptr<workspace::Workspace> workspace, std::stop_token stop) {
+    DiffOptions options;
+    options.max_file_bytes = 0;
+    WorkspaceChanges changes = co_await diff_of(std::move(workspace), std::move(options), std::move(stop));
+    co_return changes;
+}
+
+}  // namespace pyro::service

@@ -1,0 +1,31 @@
+// What changed in a workspace, as its guest says and this checked.
+#pragma once
+#include "daemon/workspace/guest_program.hpp"
+#include "proto/workspace.hpp"
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace pyro::service {
+
+struct WorkspaceChanges {
+    std::vector<proto::FileChange> changes;  // the first of them
+    std::uint64_t total = 0;
+    std::string patch;
+};
+
+struct DiffOptions {
+    std::vector<std::string> paths;
+    bool verify = false;
+    std::int64_t max_file_bytes = 1 << 20;
+};
+// Against the baseline. Error(guest_failed) when what the guest says is no patch of files in the workspace.
+io::Task<WorkspaceChanges> diff_of(std::shared_ptr<workspace::Workspace> workspace, DiffOptions options, std::stop_token stop);
+// The same without the texts.
+io::Task<WorkspaceChanges> changes_of(std::shared_ptr<workspace::Workspace> workspace, std::stop_token stop);
+
+// The first of what a guest says, as much as an answer holds.
+std::vector<proto::FileChange> shown_changes(const std::vector<proto::files::Record>& records);
+
+}  // namespace pyro::service
