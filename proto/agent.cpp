@@ -58,6 +58,13 @@ struct Writer {
         number(static_cast<std::uint32_t>(values.size()));
         for (const T& value : values) describe(*this, value);
     }
+    void last(bool value) {
+        if (value) number(std::uint8_t{1});
+    }
+    template <class T>
+    void last(const std::optional<T>& value) {
+        if (value) describe(*this, *value);
+    }
 };
 
 struct Reader {
@@ -93,6 +100,16 @@ struct Reader {
         values.reserve(size);
         for (std::uint32_t i = 0; i < size && good; ++i) describe(*this, values.emplace_back());
     }
+    // Behind everything else: there are more bytes, or it has its default.
+    void last(bool& value) {
+        value = good && !bytes.empty();
+        if (value) good = number<std::uint8_t>() == 1;
+    }
+    template <class T>
+    void last(std::optional<T>& value) {
+        value.reset();
+        if (good && !bytes.empty()) describe(*this, value.emplace());
+    }
 };
 
 template <class T, class Record>
@@ -104,13 +121,17 @@ template <class C, record_of<Attach::Resume> T>
 void describe(C& c, T& r) { c(r.exec), c(r.out), c(r.err); }
 template <class C, record_of<Attach> T>
 void describe(C& c, T& r) { c.list(r.resume, max_execs); }
+template <class C, record_of<Workspace> T>
+void describe(C& c, T& r) { c(r.seeded), c(r.user, 256); }
 template <class C, record_of<Identity> T>
 void describe(C& c, T& r) {
     c(r.hostname, 64), c(r.machine_id, 32), c(r.boot_id, 36), c(r.entropy, 512), c(r.wall_clock_ns), c.list(r.env, max_list), c(r.resolv_conf, 4096);
+    c.last(r.workspace);
 }
 template <class C, record_of<ExecSpec> T>
 void describe(C& c, T& r) {
     c.list(r.argv, max_list), c.list(r.env, max_list), c(r.cwd, 4096), c(r.user, 256), c(r.tty), c(r.has_stdin), c(r.cols), c(r.rows);
+    c.last(r.builtin);
 }
 template <class C, record_of<Resize> T>
 void describe(C& c, T& r) { c(r.cols), c(r.rows); }

@@ -110,11 +110,20 @@ private:
     bool follow_attach_;
 };
 
-// Payloads. Each decodes strictly: every bound holds, nothing is missing, nothing is left over.
+// Payloads. Each decodes strictly: every bound holds, nothing is missing, nothing is left over. Identity's `workspace` and
+// ExecSpec's `builtin` came later: they are the last bytes of a record that has them, and no bytes of one that has not, so
+// that guests of an older daemon go on to be understood.
 
 struct Attach {
     struct Resume { std::uint32_t exec = 0; std::uint64_t out = 0, err = 0; };  // the host has what is before these offsets
     std::vector<Resume> resume;
+};
+
+// A guest with one has an overlay at /workspace when it is ready: what is written there lies on the root disk, in
+// /.pyro/workspace/upper, on top of the baseline, which is mounted at /.pyro/workspace/lower.
+struct Workspace {
+    bool seeded = false;              // the baseline is the second disk; else it is empty
+    std::string user;                 // as ExecSpec's: owns /workspace and what the baseline holds
 };
 
 struct Identity {
@@ -125,6 +134,7 @@ struct Identity {
     std::uint64_t wall_clock_ns = 0;  // since 1970; 0: keep
     std::vector<std::string> env;     // NAME=value, for every command, under its own
     std::string resolv_conf;          // empty: keep
+    std::optional<Workspace> workspace;  // nothing: none is mounted, and the second disk is not opened
 };
 
 struct ExecSpec {
@@ -135,6 +145,7 @@ struct ExecSpec {
     bool tty = false;
     bool has_stdin = true;         // false: /dev/null (without a terminal)
     std::uint16_t cols = 80, rows = 24;
+    bool builtin = false;          // argv are words of the agent's own program, which runs them as root, whatever `user` says
 };
 
 struct Resize { std::uint16_t cols = 0, rows = 0; };

@@ -18,6 +18,7 @@ using wire::ExecSpec;
 using wire::ExitStatus;
 using wire::Hello;
 using wire::Identity;
+using wire::Workspace;
 
 struct Chunk {
     wire::Output stream = wire::Output::out;

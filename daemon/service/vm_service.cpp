@@ -93,7 +93,7 @@ io::Task<proto::ExecResult> VmService::serve(proto::VmRun, proto::VmRunParams pa
     exec_spec(request, environment->manifest());  // what cannot run is refused before a machine is made for it
     const vm::StartKind at_best = static_cast<vm::StartKind>(params.start);
     vm::MachineRequest wanted = machine_request(params, call.peer(), *environment, state::MachineKind::run);
-    std::shared_ptr<vm::Machine> machine = co_await machines_.create_run(std::move(wanted), root_image_of(environment), at_best, call.stop());
+    std::shared_ptr<vm::Machine> machine = co_await machines_.create(std::move(wanted), root_image_of(environment), at_best, call.stop());
     proto::ExecResult result = co_await run_and_remove(call, std::move(machine), environment, std::move(request),
                                                        std::chrono::seconds(params.timeout_seconds), at_best);
     co_return result;

@@ -16,10 +16,13 @@ struct Viewer {
     bool admin = false;
 };
 
+// run: a call's. vm: somebody's until it is deleted. workspace: the same, and its disk lasts longer than it does. spare: nobody's
+// yet, of those that go on when the daemon ends.
 enum class MachineKind { run, vm, workspace, spare };
 enum class MachineState { creating, booting, running, stopping, stopped, failed };
 
-inline constexpr std::array machine_kind_names{std::string_view{"run"}, std::string_view{"vm"}, std::string_view{"workspace"}, std::string_view{"spare"}};
+inline constexpr std::array machine_kind_names{std::string_view{"run"}, std::string_view{"vm"}, std::string_view{"workspace"},
+                                               std::string_view{"spare"}};
 inline constexpr std::array machine_state_names{std::string_view{"creating"}, std::string_view{"booting"},
                                                 std::string_view{"running"},  std::string_view{"stopping"},
                                                 std::string_view{"stopped"},  std::string_view{"failed"}};

@@ -195,16 +195,19 @@ void Store::insert_machine(const MachineRow& row) {
     });
 }
 
-void Store::update_machine(const MachineRow& row) {
+void Store::rewrite_machine(const MachineRow& row, std::string_view which) {
     write_run([&](Database& database) {
         Statement statement = database.prepare(
             "UPDATE machines SET (" + std::string(machine_columns) +
-            ") = (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19) WHERE id = ?1 AND owner_uid = ?2");
+            ") = (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19) WHERE id = ?1 AND " + std::string(which));
         bind_machine(statement, row);
         statement.run();
         must_change(row.id);
     });
 }
+
+void Store::update_machine(const MachineRow& row) { rewrite_machine(row, "owner_uid = ?2"); }
+void Store::take_spare(const MachineRow& row) { rewrite_machine(row, "kind = 'spare'"); }
 
 void Store::must_change(const std::string& id) {
     if (run_->changes() == 0) throw Error(ErrorCode::not_found, "no machine " + id);

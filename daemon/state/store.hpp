@@ -36,6 +36,7 @@ public:
     // --- machines (run.db). An id that is not there, or is another user's, is nothing, false or Error(not_found).
     void insert_machine(const MachineRow& row);
     void update_machine(const MachineRow& row);  // the whole row, by id and owner
+    void take_spare(const MachineRow& row);      // what was the record of a spare, by id, is this machine's
     void set_machine_state(const std::string& id, MachineState state, const std::string& failure = {});
     void set_machine_process(const std::string& id, const ProcessRecord& process);
     bool remove_machine(const std::string& id);
@@ -83,6 +84,7 @@ private:
     template <class F>
     auto write_run(F body);
     io::Task<void> write_synced(std::function<void(Database&)> body);
+    void rewrite_machine(const MachineRow& row, std::string_view which);
     void must_change(const std::string& id);
 
     UniqueFd state_lock_;

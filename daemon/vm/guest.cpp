@@ -1,6 +1,7 @@
 #include "daemon/vm/guest.hpp"
 
 #include "common/error.hpp"
+#include "daemon/vm/root_image.hpp"
 
 #include <cerrno>
 #include <ctime>
@@ -59,6 +60,8 @@ agent::Identity fresh_identity(const std::string& hostname) {
     return identity;
 }
 
+state::ProcessRecord record_of(const supervise::ProcessIdentity& process) { return {process.pid, process.start_time, process.boot_id}; }
+
 // Waits as long as there are signs of life.
 class Guest::Patience {
 public:
@@ -106,6 +109,7 @@ io::Task<void> Guest::launch(Launch launch, std::stop_token stop) {
     plan.disks.overlay = disk();
     plan.disks.overlay_exists = has_disk();
     plan.disks.bytes = launch.disk_bytes;
+    plan.disks.seed = std::move(launch.seed);
     if (launch.from && !launch.from->disk.empty()) {
         // A name of its own for the layer below: it lasts as long as the disk on it does, whatever becomes of the template.
         if (::link(launch.from->disk.c_str(), base().c_str()) != 0) throw Error::from_errno("use the disk of a template");
@@ -124,6 +128,11 @@ io::Task<void> Guest::launch(Launch launch, std::stop_token stop) {
     launched_ = true;
     io::Stream stream = co_await instance_->connect_agent(stop);
     channel_ = std::make_unique<agent::Channel>(services_.executor, std::move(stream));
+}
+
+io::Task<void> Guest::set_seed(std::string image, std::stop_token stop) {
+    UniqueFd fd = open_seed(image);
+    co_await instance_->set_seed(std::move(fd), stop);
 }
 
 io::Task<bool> Guest::adopt(supervise::ProcessIdentity process, uid_t uid, std::chrono::nanoseconds patience) {

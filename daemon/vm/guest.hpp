@@ -2,6 +2,7 @@
 #pragma once
 #include "daemon/agent/channel.hpp"
 #include "daemon/io/event.hpp"
+#include "daemon/state/rows.hpp"
 #include "daemon/vm/hypervisor.hpp"
 #include "daemon/vm/template.hpp"
 #include "daemon/vm/vm_uids.hpp"
@@ -27,6 +28,9 @@ std::string new_guest_id();
 // A name, ids, entropy and the time of now: what makes a guest one of its own.
 agent::Identity fresh_identity(const std::string& hostname);
 
+// As the store has it.
+state::ProcessRecord record_of(const supervise::ProcessIdentity& process);
+
 // Serves one VMM after the other with the same id and disk. remove() or let_go() before it goes.
 class Guest {
 public:
@@ -46,6 +50,7 @@ public:
     struct Launch {
         MachineSpec spec;
         std::string root_image;               // empty: a disk of zeros
+        std::string seed;                     // of the second disk; empty: zeros there too
         std::uint64_t disk_bytes = 0;
         std::shared_ptr<const Template> from; // go on from here; only what its tier allows for this disk
         UniqueFd memory;                      // to make a template of
@@ -54,6 +59,8 @@ public:
     };
     // Returns with the VMM executed and the channel open: what is said to it now, the guest finds when it runs.
     io::Task<void> launch(Launch launch, std::stop_token stop);
+    // The second disk of a guest that was launched without a seed and has not opened that disk.
+    io::Task<void> set_seed(std::string image, std::stop_token stop);
     // Takes up the VMM of an earlier daemon; false when there is none any more.
     io::Task<bool> adopt(supervise::ProcessIdentity process, uid_t uid, std::chrono::nanoseconds patience);
 

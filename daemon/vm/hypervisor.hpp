@@ -40,7 +40,11 @@ struct Disks {
     std::string overlay;           // qcow2: this machine's own writes
     bool overlay_exists = false;   // else launch() makes it
     std::uint64_t bytes = 0;       // of the whole, a multiple of 512
+    std::string seed;              // of a second disk: raw, at most seed_bytes, only ever read; empty: that disk is nothing but zeros
 };
+
+// The second disk is there in every machine, always of this size: a guest that has not opened it may go on with another one.
+inline constexpr std::uint64_t seed_bytes = 64ull << 30;
 
 // What a memory image depends on beside its disk.
 struct ImageBasis {
@@ -82,6 +86,8 @@ public:
     // Of an instance launched with `memory`: when it returns, the guest has stopped for good, its devices' state is in
     // `devices`, and its memory and its disk will not change once the VMM has ended.
     virtual io::Task<void> save(UniqueFd devices, std::stop_token stop) = 0;
+    // Puts an image below the second disk of an instance launched without one, whose guest has not opened that disk.
+    virtual io::Task<void> set_seed(UniqueFd image, std::stop_token stop) = 0;
     virtual io::Task<void> quit(std::stop_token stop) = 0;               // asks the VMM to end at once; see exited()
     virtual void kill() noexcept = 0;                                    // and everything it started
     // Once it and all it started are gone. Any number of waiters.

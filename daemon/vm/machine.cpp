@@ -15,10 +15,6 @@ constexpr auto moment_to_end = 2s;     // for a process that is about to be coll
 constexpr auto adoption_patience = 10s;
 constexpr std::size_t shown_console = 2048;
 
-state::ProcessRecord record_of(const supervise::ProcessIdentity& process) {
-    return {process.pid, process.start_time, process.boot_id};
-}
-
 // Stops when either does.
 class EitherStop {
 public:
@@ -112,7 +108,7 @@ io::Task<std::shared_ptr<agent::ExecSession>> Machine::start(StartRequest reques
 
 std::optional<SpareRecipe> Machine::spare_recipe() const {
     if (!from_ || from_->tier != TemplateTier::pristine) return std::nullopt;
-    return SpareRecipe{from_, MachineSpec{row_.vcpu_count, row_.mem_mib, row_.disk_gib}, root_image_, disk_bytes_};
+    return SpareRecipe{from_, MachineSpec{row_.vcpu_count, row_.mem_mib, row_.disk_gib}, root_image_, disk_bytes_, row_.kind == state::MachineKind::workspace};
 }
 
 TemplateSource Machine::source_of(const StartRequest& request) const {
@@ -127,6 +123,7 @@ TemplateSource Machine::source_of(const StartRequest& request) const {
 // A spare, else an image, else a boot of its own: what fails before the guest said a word is followed by the next.
 io::Task<std::shared_ptr<agent::ExecSession>> Machine::boot(StartRequest request, std::stop_token stop) {
     const MachineSpec spec{row_.vcpu_count, row_.mem_mib, row_.disk_gib};
+    PYRO_CHECK(request.seed.empty() != (request.workspace && request.workspace->seeded));
     root_image_ = request.root.path;
     disk_bytes_ = disk_bytes(spec, check_root_image(request.root.path));
     const HostCapabilities host = co_await services_.guests.hypervisor.probe(stop);
@@ -183,10 +180,12 @@ io::Task<std::shared_ptr<agent::ExecSession>> Machine::attempt(const StartReques
     const bool is_cold = !is_spare_ && !from;
     if (is_spare_) {
         guest_->forget_words();
+        if (!request.seed.empty()) co_await guest_->set_seed(request.seed, stop);
     } else {
         Guest::Launch launch;
         launch.spec = MachineSpec{row_.vcpu_count, row_.mem_mib, row_.disk_gib};
         launch.root_image = request.root.path;
+        launch.seed = request.seed;
         launch.disk_bytes = disk_bytes_;
         launch.from = std::move(from);
         launch.dies_with_daemon = row_.kind == state::MachineKind::run;
@@ -200,7 +199,9 @@ io::Task<std::shared_ptr<agent::ExecSession>> Machine::attempt(const StartReques
     }
     // A boot takes time, and the clock that is sent is that of now.
     if (is_cold) co_await guest_->hello(stop);
-    guest_->channel()->start(fresh_identity(row_.id));
+    agent::Identity identity = fresh_identity(row_.id);
+    identity.workspace = request.workspace;
+    guest_->channel()->start(identity);
     std::shared_ptr<agent::ExecSession> session;
     if (request.first_command) session = guest_->channel()->exec(*request.first_command);
     co_await guest_->ready(stop);
@@ -266,7 +267,7 @@ io::Task<void> Machine::close(std::string reason) {
     } catch (const Error&) {
         failure = std::current_exception();  // a store that cannot be written keeps nothing alive
     }
-    co_await tear_down(true);
+    co_await tear_down(row_.kind != state::MachineKind::workspace);  // whose disk is its workspace's
     closed_ = true;
     end_reason_ = close_reason_;
     ended_.set();

@@ -42,6 +42,8 @@ struct StartRequest {
     RootImage root;
     std::optional<agent::ExecSpec> first_command;  // travels with the start: no round trip of its own
     StartKind at_best = StartKind::spare;          // what may be tried
+    std::optional<agent::Workspace> workspace;     // is mounted when it is ready
+    std::string seed;                              // image of its baseline, raw ext4; empty where that says it is not seeded
 };
 
 // Owns its VMM, channel, uid, sockets, overlay and share of the quota. The row is written before each act. One operation
@@ -62,7 +64,7 @@ public:
     std::shared_ptr<agent::ExecSession> exec(const agent::ExecSpec& spec);  // Error(failed_precondition) unless running
     // Asks the guest to power off; after `grace`, QEMU is ended. The disk stays. Fine in any state.
     io::Task<void> stop(std::chrono::nanoseconds grace, std::stop_token stop);
-    // Ends and removes everything, the record last. Idempotent, from any state, any number of callers; the first one's
+    // Ends and removes everything but a workspace's disk, the record last. Idempotent, from any state, any number of callers; the first one's
     // reason is what whoever used the machine is told.
     io::Task<void> close(std::string reason = "it was deleted");
 

@@ -6,7 +6,6 @@
 #include <cerrno>
 #include <ctime>
 #include <filesystem>
-#include <set>
 #include <thread>
 
 #include <sys/stat.h>
@@ -41,7 +40,7 @@ MachineRegistry::MachineRegistry(io::Executor executor, state::Store& store, Hyp
     : executor_(executor), store_(store), quota_(config.limits),
       boots_(executor, at_once(config), at_once(config)),
       guests_{executor, hypervisor, uids, config.run_directory + "/vm", config.overlay_directory, config.boot_patience},
-      templates_(guests_, std::move(config.templates)), spares_(guests_, boots_, config.spares),
+      templates_(guests_, std::move(config.templates)), spares_(guests_, store, boots_, config.spares),
       services_{guests_, store, boots_, templates_, spares_, {}}, one_gone_(executor), changed_(executor), tasks_(executor) {
     if (::mkdir(guests_.run_directory.c_str(), 0700) != 0 && errno != EEXIST) throw Error::from_errno("make " + guests_.run_directory);
 }
@@ -72,9 +71,9 @@ io::Task<std::shared_ptr<Machine>> MachineRegistry::create(MachineRequest reques
     co_return machine;
 }
 
-io::Task<std::shared_ptr<Machine>> MachineRegistry::create_run(MachineRequest request, RootImage root, StartKind at_best, std::stop_token stop) {
+io::Task<std::shared_ptr<Machine>> MachineRegistry::create(MachineRequest request, RootImage root, StartKind at_best, std::stop_token stop) {
     std::shared_ptr<const Template> spare_of;
-    if (at_best == StartKind::spare) {
+    if (at_best == StartKind::spare && request.disk.empty()) {
         TemplateSource source;
         source.spec = request.spec;
         source.disk_bytes = disk_bytes(request.spec, check_root_image(root.path));
@@ -89,10 +88,15 @@ io::Task<std::shared_ptr<Machine>> MachineRegistry::create_run(MachineRequest re
 io::Task<std::shared_ptr<Machine>> MachineRegistry::record(MachineRequest request, std::shared_ptr<const Template> spare_of, std::stop_token stop) {
     auto reservation = co_await reserve(request.owner_uid, request.spec.mem_mib, stop);
     std::unique_ptr<Guest> spare;
-    if (spare_of) spare = spares_.take(spare_of);
+    const bool outlives_daemon = request.kind != MachineKind::run;
+    if (spare_of) spare = spares_.take(spare_of, outlives_daemon);
     state::MachineRow row;
-    row.id = spare ? spare->id() : new_guest_id();
-    if (spare) row.vm_uid = spare->uid();
+    row.id = spare ? spare->id() : request.disk.empty() ? new_guest_id() : request.disk;
+    PYRO_CHECK(!machines_.contains(row.id));
+    if (spare) {
+        row.vm_uid = spare->uid();
+        row.process = record_of(spare->instance()->record().process);
+    }
     row.owner_uid = request.owner_uid;
     row.kind = request.kind;
     // Nothing has to be done for a VM that is only to be started later; one of a call goes when its daemon does.
@@ -108,7 +112,8 @@ io::Task<std::shared_ptr<Machine>> MachineRegistry::record(MachineRequest reques
     row.expires_at = request.ttl_seconds > 0 ? row.created_at + request.ttl_seconds : 0;
     std::exception_ptr failure;
     try {
-        store_.insert_machine(row);
+        if (spare && outlives_daemon) store_.take_spare(row);
+        else store_.insert_machine(row);
     } catch (const Error&) {
         failure = std::current_exception();
     }
@@ -157,10 +162,19 @@ void MachineRegistry::retire(std::shared_ptr<Machine> machine) {
 
 io::Task<void> MachineRegistry::finish(std::shared_ptr<Machine> machine) {
     co_await close_quietly(machine, "it has done its work");
-    const auto recipe = machine->spare_recipe();
-    if (recipe && templates_.is_current(recipe->from)) spares_.replenish(*recipe);
+    replenish(*machine);
     ++gone_;
     one_gone_.set();
+}
+
+void MachineRegistry::replenish(const Machine& machine) {
+    const auto recipe = machine.spare_recipe();
+    if (recipe && templates_.is_current(recipe->from)) spares_.replenish(*recipe);
+}
+
+void MachineRegistry::remove_disk(const std::string& id) {
+    PYRO_CHECK(!machines_.contains(id));
+    Guest(guests_, id).remove_disk();
 }
 
 io::Task<void> MachineRegistry::retired(std::stop_token stop) {
@@ -217,11 +231,11 @@ io::Task<void> MachineRegistry::reap() {
     }
 }
 
-io::Task<void> MachineRegistry::reconcile() {
+io::Task<void> MachineRegistry::reconcile(std::set<std::string> disks) {
     io::TaskGroup group(executor_);
     for (state::MachineRow& row : store_.all_machines()) group.spawn(take_up(std::move(row)));
     co_await group.join();
-    co_await remove_strays();
+    co_await remove_strays(std::move(disks));
     templates_.start();
     tasks_.spawn(reap());
     tasks_.spawn(probe());
@@ -237,7 +251,7 @@ io::Task<void> MachineRegistry::probe() {
 }
 
 io::Task<void> MachineRegistry::take_up(state::MachineRow row) {
-    const bool runs = row.state == MachineState::running && row.kind == MachineKind::vm;
+    const bool runs = row.state == MachineState::running && (row.kind == MachineKind::vm || row.kind == MachineKind::workspace);
     if (!runs) {
         InstanceRecord record;
         record.id = row.id;
@@ -247,7 +261,7 @@ io::Task<void> MachineRegistry::take_up(state::MachineRow row) {
         row.vm_uid = 0;
         row.process = {};
     }
-    if (row.kind == MachineKind::run || row.state == MachineState::creating) {
+    if (row.kind == MachineKind::run || row.kind == MachineKind::spare || row.state == MachineState::creating) {
         store_.remove_machine(row.id);  // its files go with remove_strays()
         co_return;
     }
@@ -265,7 +279,7 @@ io::Task<void> MachineRegistry::take_up(state::MachineRow row) {
     if (runs) co_await machine->adopt();
 }
 
-io::Task<void> MachineRegistry::remove_strays() {
+io::Task<void> MachineRegistry::remove_strays(std::set<std::string> disks) {
     for (const std::string& id : guests_.hypervisor.leftovers()) {
         InstanceRecord record;
         record.id = id;
@@ -277,7 +291,8 @@ io::Task<void> MachineRegistry::remove_strays() {
     }
     for (const auto& entry : fs::directory_iterator(guests_.overlay_directory)) {
         const std::string name = entry.path().filename().string();  // ID.qcow2, ID.base.qcow2
-        if (name.ends_with(".qcow2") && !machines_.contains(name.substr(0, name.find('.')))) fs::remove(entry.path());
+        const std::string id = name.substr(0, name.find('.'));
+        if (name.ends_with(".qcow2") && !machines_.contains(id) && !disks.contains(id)) fs::remove(entry.path());
     }
     store_.release_stray_uids();
 }

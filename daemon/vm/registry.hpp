@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <map>
+#include <set>
 #include <vector>
 
 namespace pyro::vm {
@@ -11,6 +12,7 @@ namespace pyro::vm {
 struct MachineRequest {
     uid_t owner_uid = 0;
     state::MachineKind kind = state::MachineKind::run;
+    std::string disk;              // of a workspace: the id of the machine that had it; empty: a new one
     std::string environment, environment_digest;
     MachineSpec spec;
     bool network = false;
@@ -35,13 +37,13 @@ public:
     ~MachineRegistry();
 
     // Takes up what an earlier daemon left: running `vm` machines are adopted, transitional states rolled back, what belongs
-    // to a call removed, and so is everything of this instance that no record names.
-    io::Task<void> reconcile();
+    // to a call removed, and so is everything of this instance that no record and no name in `disks` names.
+    io::Task<void> reconcile(std::set<std::string> disks = {});
 
-    // Checks the limits and writes the record, all at once. Nothing runs yet.
+    // Checks the limits and writes the record, all at once. Nothing runs yet. A machine on a disk that is there has its id.
     io::Task<std::shared_ptr<Machine>> create(MachineRequest request, std::stop_token stop = {});
-    // For a run: a spare may become it, whose guest runs already and knows nothing. `at_best` is start()'s.
-    io::Task<std::shared_ptr<Machine>> create_run(MachineRequest request, RootImage root, StartKind at_best, std::stop_token stop);
+    // For one that is started at once: a spare may become it, whose guest runs already and knows nothing. `at_best` is start()'s.
+    io::Task<std::shared_ptr<Machine>> create(MachineRequest request, RootImage root, StartKind at_best, std::stop_token stop);
     // Another user's machine is not found. Look up again after every suspension instead of keeping the machine.
     std::shared_ptr<Machine> find(state::Viewer viewer, const std::string& id) const;
     std::shared_ptr<Machine> get(state::Viewer viewer, const std::string& id) const;  // Error(not_found)
@@ -50,6 +52,10 @@ public:
     // The same behind the caller's back: nobody finds it from now on. Its place in the quota is free once it is gone; create()
     // waits for that.
     void retire(std::shared_ptr<Machine> machine);
+    // Has a spare made for the next machine like this one, behind the caller's back; retire() does it by itself.
+    void replenish(const Machine& machine);
+    // What a closed machine of a workspace left.
+    void remove_disk(const std::string& id);
     // All that were retired until now are gone.
     io::Task<void> retired(std::stop_token stop);
     // What was made ahead for environments for which `keep` is false goes.
@@ -67,7 +73,7 @@ public:
 
 private:
     io::Task<void> take_up(state::MachineRow row);
-    io::Task<void> remove_strays();
+    io::Task<void> remove_strays(std::set<std::string> disks);
     io::Task<void> reap();
     io::Task<void> probe();
     void add(std::shared_ptr<Machine> machine);

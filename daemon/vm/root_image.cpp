@@ -1,7 +1,6 @@
 #include "daemon/vm/root_image.hpp"
 
 #include "common/error.hpp"
-#include "common/unique_fd.hpp"
 
 #include <algorithm>
 
@@ -43,6 +42,14 @@ std::uint64_t check_root_image(const std::string& path) {
 std::uint64_t disk_bytes(const MachineSpec& spec, std::uint64_t root_bytes) {
     const std::uint64_t asked = static_cast<std::uint64_t>(spec.disk_gib) << 30;
     return (std::max(asked, root_bytes) + 511) / 512 * 512;
+}
+
+UniqueFd open_seed(const std::string& path) {
+    UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+    struct stat found{};
+    const bool usable = fd && ::fstat(fd.get(), &found) == 0 && S_ISREG(found.st_mode) && found.st_size > 0 && static_cast<std::uint64_t>(found.st_size) <= seed_bytes;
+    if (!usable) throw Error(ErrorCode::failed_precondition, "the seed's image " + path + " cannot be used", "seed the workspace again").with_detail("path", path);
+    return fd;
 }
 
 }  // namespace pyro::vm

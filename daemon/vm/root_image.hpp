@@ -1,5 +1,6 @@
-// What can be known of a root image without booting it.
+// What can be known of a root image, or of a seed's, without booting it.
 #pragma once
+#include "common/unique_fd.hpp"
 #include "daemon/vm/hypervisor.hpp"
 
 #include <cstdint>
@@ -21,5 +22,8 @@ struct RootImage {
 std::uint64_t check_root_image(const std::string& path);
 // Of a machine's disk, a multiple of 512: what was asked for, and never less than the root image.
 std::uint64_t disk_bytes(const MachineSpec& spec, std::uint64_t root_bytes);
+
+// The image of a second disk, for reading. Error(failed_precondition) when it cannot be one.
+UniqueFd open_seed(const std::string& path);
 
 }  // namespace pyro::vm

@@ -5,18 +5,20 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <ctime>
 
 namespace pyro::vm {
 
 struct SparePool::Spare {
     std::shared_ptr<const Template> from;
+    bool outlives_daemon = false;
     std::unique_ptr<Guest> guest;  // gone once it was taken
     bool ready = false;
     std::stop_source taken;        // or not wanted any more
 };
 
-SparePool::SparePool(const GuestServices& services, io::Semaphore& boots, SpareOptions options)
-    : services_(services), boots_(boots), options_(options), tasks_(services.executor) {}
+SparePool::SparePool(const GuestServices& services, state::Store& store, io::Semaphore& boots, SpareOptions options)
+    : services_(services), store_(store), boots_(boots), options_(options), tasks_(services.executor) {}
 
 SparePool::~SparePool() = default;
 
@@ -41,9 +43,10 @@ void SparePool::drop_outdated(const std::shared_ptr<const Template>& current) {
     remove_unless([&](const auto& from) { return from->key != current->key || from == current; });
 }
 
-std::unique_ptr<Guest> SparePool::take(const std::shared_ptr<const Template>& from) {
+std::unique_ptr<Guest> SparePool::take(const std::shared_ptr<const Template>& from, bool outlives_daemon) {
     drop_outdated(from);
-    const auto found = std::ranges::find_if(spares_, [&](const auto& spare) { return spare->ready && spare->from == from; });
+    const auto found = std::ranges::find_if(
+        spares_, [&](const auto& spare) { return spare->ready && spare->from == from && spare->outlives_daemon == outlives_daemon; });
     if (found == spares_.end()) return nullptr;
     const std::shared_ptr<Spare> spare = *found;
     spares_.erase(found);
@@ -54,17 +57,19 @@ std::unique_ptr<Guest> SparePool::take(const std::shared_ptr<const Template>& fr
 void SparePool::replenish(const SpareRecipe& recipe) {
     if (tasks_.token().stop_requested()) return;
     drop_outdated(recipe.from);
-    const auto of_kind = static_cast<std::size_t>(std::ranges::count_if(spares_, [&](const auto& spare) { return spare->from == recipe.from; }));
+    const auto is_like = [&](const auto& spare) { return spare->from == recipe.from && spare->outlives_daemon == recipe.outlives_daemon; };
+    const auto of_kind = static_cast<std::size_t>(std::ranges::count_if(spares_, is_like));
     for (std::size_t count = of_kind; count < options_.per_key; ++count) {
         if (spares_.size() >= options_.total) {
             // The one that waits longest makes room, if there is one of another kind.
-            const auto oldest = std::ranges::find_if(spares_, [&](const auto& spare) { return spare->ready && spare->from != recipe.from; });
+            const auto oldest = std::ranges::find_if(spares_, [&](const auto& spare) { return spare->ready && !is_like(spare); });
             if (oldest == spares_.end()) return;
             (*oldest)->taken.request_stop();
             spares_.erase(oldest);
         }
         auto spare = std::make_shared<Spare>();
         spare->from = recipe.from;
+        spare->outlives_daemon = recipe.outlives_daemon;
         spare->guest = std::make_unique<Guest>(services_, new_guest_id());
         spares_.push_back(spare);
         Guest::Launch launch;
@@ -72,13 +77,17 @@ void SparePool::replenish(const SpareRecipe& recipe) {
         launch.root_image = recipe.root_image;
         launch.disk_bytes = recipe.disk_bytes;
         launch.from = recipe.from;
-        launch.dies_with_daemon = true;
+        launch.dies_with_daemon = !recipe.outlives_daemon;
         tasks_.spawn(keep(std::move(spare), std::move(launch)));
     }
 }
 
 io::Task<void> SparePool::make(Guest& guest, Guest::Launch launch, std::stop_token stop) {
     const auto place = co_await boots_.acquire(0, stop);
+    if (!launch.dies_with_daemon) {
+        record(guest, launch.spec);
+        launch.before_exec = [this, id = guest.id()](const supervise::ProcessIdentity& process) { store_.set_machine_process(id, record_of(process)); };
+    }
     guest.claim_uid(0);
     co_await guest.launch(std::move(launch), stop);
     co_await guest.hello(stop);
@@ -87,6 +96,25 @@ io::Task<void> SparePool::make(Guest& guest, Guest::Launch launch, std::stop_tok
     co_await guest.ready(stop);
     std::vector<std::vector<std::string>> commands{{"true"}};
     co_await warm_up(*guest.channel(), std::move(commands), stop);
+}
+
+void SparePool::record(const Guest& guest, const MachineSpec& spec) {
+    state::MachineRow row;
+    row.id = guest.id();
+    row.kind = state::MachineKind::spare;
+    row.vcpu_count = spec.vcpu_count;
+    row.mem_mib = spec.mem_mib;
+    row.disk_gib = spec.disk_gib;
+    row.created_at = std::time(nullptr);
+    store_.insert_machine(row);
+}
+
+void SparePool::forget(const Guest& guest) {
+    try {
+        store_.remove_machine(guest.id());
+    } catch (const Error& e) {
+        std::fprintf(stderr, "pyrod: the record of a spare VM stays until the next start: %s\n", e.message().c_str());
+    }
 }
 
 // From its making to its end, or to its taking.
@@ -107,6 +135,7 @@ io::Task<void> SparePool::keep(std::shared_ptr<Spare> spare, Guest::Launch launc
     if (!spare->guest) co_return;  // somebody's
     std::erase(spares_, spare);
     co_await spare->guest->remove(true);
+    if (spare->outlives_daemon) forget(*spare->guest);
     if (stopped && stop.stop_requested()) std::rethrow_exception(stopped);
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 #include "daemon/io/event.hpp"
 #include "daemon/io/task_group.hpp"
+#include "daemon/state/store.hpp"
 #include "daemon/vm/guest.hpp"
 #include "daemon/vm/template.hpp"
 
@@ -26,17 +27,19 @@ struct SpareRecipe {
     MachineSpec spec;
     std::string root_image;
     std::uint64_t disk_bytes = 0;
+    bool outlives_daemon = false;  // what is made of it does
 };
 
-// A spare has no owner, no name and no record: it ends with the daemon. What makes it somebody's is sent when it is taken;
-// taken once, it never comes back. close() before it goes.
+// A spare has no owner and no name: it ends with the daemon. Its process does by itself, or else has a record by which the next
+// daemon finds it. What makes it somebody's is sent when it is taken; taken once, it never comes back. close() before it goes.
 class SparePool {
 public:
-    SparePool(const GuestServices& services, io::Semaphore& boots, SpareOptions options);
+    SparePool(const GuestServices& services, state::Store& store, io::Semaphore& boots, SpareOptions options);
     ~SparePool();
 
-    // One that goes on from this very template; nothing when there is none.
-    std::unique_ptr<Guest> take(const std::shared_ptr<const Template>& from);
+    // One that goes on from this very template; nothing when there is none. The record of one that outlives the daemon is the
+    // caller's from now on.
+    std::unique_ptr<Guest> take(const std::shared_ptr<const Template>& from, bool outlives_daemon);
     // Makes what is missing of that kind, behind the caller's back. For after a use.
     void replenish(const SpareRecipe& recipe);
     void remove_unless(const std::function<bool(const std::shared_ptr<const Template>& from)>& keep);
@@ -48,8 +51,11 @@ private:
     void drop_outdated(const std::shared_ptr<const Template>& current);
     io::Task<void> keep(std::shared_ptr<Spare> spare, Guest::Launch launch);
     io::Task<void> make(Guest& guest, Guest::Launch launch, std::stop_token stop);
+    void record(const Guest& guest, const MachineSpec& spec);
+    void forget(const Guest& guest);
 
     const GuestServices& services_;
+    state::Store& store_;
     io::Semaphore& boots_;
     SpareOptions options_;
     std::list<std::shared_ptr<Spare>> spares_;  // being made, or waiting

@@ -58,6 +58,7 @@ Agent::Agent(Surroundings surroundings) : surroundings_(std::move(surroundings))
     ::sigaddset(&children, SIGCHLD);
     ::sigprocmask(SIG_BLOCK, &children, nullptr);
     ::signal(SIGPIPE, SIG_IGN);
+    keep_own_program();
     children_ = UniqueFd(::signalfd(-1, &children, SFD_CLOEXEC | SFD_NONBLOCK));
     wake_ = UniqueFd(::timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
     if (!epoll_ || !children_ || !wake_) throw Error::from_errno("set up the event loop");

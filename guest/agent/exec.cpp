@@ -61,6 +61,7 @@ struct StartFailure {
 // Everything the child needs, made before the fork.
 struct Plan {
     std::string program, cwd;
+    int own_program = -1;  // instead of `program`
     std::vector<char*> argv, env;
     User user;
     int in = -1, out = -1, err = -1, failure = -1;
@@ -93,7 +94,8 @@ struct Plan {
     }
     ::umask(022);
     if (::chdir(plan.cwd.c_str()) != 0) give_up(Stage::directory);
-    ::execve(plan.program.c_str(), plan.argv.data(), plan.env.data());
+    if (plan.own_program >= 0) ::execveat(plan.own_program, "", plan.argv.data(), plan.env.data(), AT_EMPTY_PATH);
+    else ::execve(plan.program.c_str(), plan.argv.data(), plan.env.data());
     give_up(Stage::program);
     ::_exit(126);
 }
@@ -109,6 +111,13 @@ pid_t fork_into(int cgroup) {
         args.cgroup = static_cast<__aligned_u64>(cgroup);
     }
     return static_cast<pid_t>(::syscall(SYS_clone3, &args, sizeof args));
+}
+
+// This program, by a descriptor that was opened while it was still the only one that ran: a path would be looked up in a root
+// that belongs to others.
+int own_program() {
+    static const UniqueFd self(::open("/proc/self/exe", O_PATH | O_CLOEXEC));
+    return self.get();
 }
 
 std::uint64_t oom_kills(const std::string& cgroup) {
@@ -150,6 +159,10 @@ std::vector<std::string> merge_env(const std::vector<const std::vector<std::stri
     return merged;
 }
 
+void keep_own_program() {
+    if (own_program() < 0) throw Error::from_errno("open this program");
+}
+
 Exec::Exec(std::uint32_t number, Poll& poll) : number_(number), poll_(poll) {}
 
 Exec::~Exec() {
@@ -183,7 +196,8 @@ void Exec::start(const ExecSpec& spec, const std::vector<std::string>& base_env,
     Plan plan;
     plan.superuser = ::geteuid() == 0;
     std::string error;
-    std::optional<User> user = find_user(spec.user, read_small_file("/etc/passwd"), read_small_file("/etc/group"), error);
+    // One of our own is root's by number: nothing in the image has a say in it.
+    std::optional<User> user = spec.builtin ? User{} : find_user(spec.user, read_small_file("/etc/passwd"), read_small_file("/etc/group"), error);
     if (!user) return fail(126, 0, error);
     plan.user = std::move(*user);
     std::vector<std::string> defaults{std::string("PATH=") + default_path, "HOME=" + plan.user.home, "SHELL=" + plan.user.shell};
@@ -192,9 +206,14 @@ void Exec::start(const ExecSpec& spec, const std::vector<std::string>& base_env,
     std::vector<std::string> env = merge_env({&defaults, &base_env, &spec.env});
     const auto path = std::find_if(env.begin(), env.end(), [](const std::string& e) { return e.starts_with("PATH="); });
     plan.cwd = !spec.cwd.empty() ? spec.cwd : ::access(plan.user.home.c_str(), X_OK) == 0 ? plan.user.home : "/";
-    plan.program = find_program(spec.argv.front(), path->substr(5));
-    if (plan.program.empty()) return fail(127, ENOENT, spec.argv.front());
     std::vector<std::string> argv = spec.argv;
+    if (spec.builtin) {
+        plan.own_program = own_program();
+        argv.insert(argv.begin(), "pyro-guest");
+    } else {
+        plan.program = find_program(spec.argv.front(), path->substr(5));
+        if (plan.program.empty()) return fail(127, ENOENT, spec.argv.front());
+    }
     for (std::string& argument : argv) plan.argv.push_back(argument.data());
     for (std::string& entry : env) plan.env.push_back(entry.data());
     plan.argv.push_back(nullptr);

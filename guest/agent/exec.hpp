@@ -103,6 +103,9 @@ private:
     std::uint64_t started_at_ = 0;
 };
 
+// Once, before anything of a disk runs: opens this program for commands that are its own (ExecSpec::builtin). Throws Error.
+void keep_own_program();
+
 // The program that PATH names, as a shell would find it, in this root.
 std::string find_program(const std::string& name, const std::string& path);
 // Later entries override earlier ones of the same name.

@@ -1,6 +1,7 @@
 #include "guest/agent/machine.hpp"
 
 #include "common/error.hpp"
+#include "guest/agent/workspace.hpp"
 
 #include <array>
 #include <cerrno>
@@ -230,11 +231,13 @@ void apply(const proto::agent::Identity& identity) {
     // guest restored from one image has in its memory.
     if (!identity.machine_id.empty()) try_to_stand_in(identity.machine_id + "\n", "/run/machine-id", "/etc/machine-id");
     if (!identity.boot_id.empty()) stand_in(identity.boot_id + "\n", "/run/boot-id", "/proc/sys/kernel/random/boot_id");
+    if (identity.workspace) mount_workspace(*identity.workspace);
 }
 
 void power_off() {
     ::kill(-1, SIGKILL);
     while (::waitpid(-1, nullptr, 0) > 0) {}
+    unmount_workspace();
     ::sync();
     if (::mount(nullptr, "/", nullptr, MS_REMOUNT | MS_RDONLY, nullptr) != 0) log("the disk stays writable: " + std::string(std::strerror(errno)));
     ::reboot(RB_AUTOBOOT);

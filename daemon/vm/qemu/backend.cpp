@@ -8,6 +8,7 @@
 #include "daemon/io/task_group.hpp"
 #include "daemon/vm/qemu/qcow2.hpp"
 #include "daemon/vm/qemu/qmp.hpp"
+#include "daemon/vm/root_image.hpp"
 
 #include <nlohmann/json.hpp>
 
@@ -204,13 +205,24 @@ public:
         auto state = state_;
         co_await state->control_up.wait(stop);
         if (state->control_lost) throw Error(*state->control_lost);
-        co_await state->qmp->pass_fd("devices", std::move(devices), stop);
+        std::vector<Qmp::Command> named(1);
+        named[0].name = "getfd";
+        named[0].arguments["fdname"] = "devices";
+        co_await state->qmp->execute_with_fd(std::move(named), std::move(devices), stop);
         nlohmann::json where = nlohmann::json::object();
         where["uri"] = "fd:devices";
         co_await state->qmp->execute("migrate", std::move(where), stop);
         co_await state->saved.wait(stop);
         if (state->control_lost) throw Error(*state->control_lost);
         if (state->migration != "completed") throw Error(ErrorCode::internal, "QEMU could not save the machine");
+    }
+
+    io::Task<void> set_seed(UniqueFd image, std::stop_token stop) override {
+        auto state = state_;
+        co_await state->control_up.wait(stop);
+        if (state->control_lost) throw Error(*state->control_lost);
+        std::vector<Qmp::Command> commands = insert_seed();
+        co_await state->qmp->execute_with_fd(std::move(commands), std::move(image), stop);
     }
 
     io::Task<void> quit(std::stop_token stop) override {
@@ -353,6 +365,14 @@ UniqueFd open_part(const std::string& path, const char* what, const char* cure) 
     }
 }
 
+// Of all second disks: it says how large they are and is never written to, by nobody.
+UniqueFd make_seed_frame() {
+    UniqueFd frame = unsealed_memfd("pyro-seed-frame", 0);
+    write_all(frame.get(), empty_qcow2(seed_bytes));
+    seal(frame);
+    return frame;
+}
+
 class QemuHypervisor final : public Hypervisor {
 public:
     QemuHypervisor(io::Executor executor, supervise::Supervisor& supervisor, BackendConfig config)
@@ -387,6 +407,8 @@ public:
         launch.disk_bytes = plan.disks.bytes;
         if (!plan.disks.base.empty()) fds.base = open_file(plan.disks.base, O_RDONLY | O_NOFOLLOW);
         fds.overlay = open_overlay(plan.disks, launch.disk_bytes);
+        if (!plan.disks.seed.empty()) fds.seed = open_seed(plan.disks.seed);
+        fds.seed_frame = reopened(seed_frame_);
         if (plan.memory) fds.memory = std::move(plan.memory);
         if (plan.resume) {
             fds.memory = plan.resume->memory.duplicate();
@@ -408,7 +430,7 @@ public:
         launch.disk_bytes = disk_bytes;
         // The command line itself, with everything in it that is the same for all machines of this size.
         Descriptors none;
-        for (UniqueFd* fd : {&none.memory, &none.overlay, &none.messages}) *fd = UniqueFd(::eventfd(0, EFD_CLOEXEC));
+        for (UniqueFd* fd : {&none.memory, &none.overlay, &none.seed_frame, &none.messages}) *fd = UniqueFd(::eventfd(0, EFD_CLOEXEC));
         const supervise::Command command = command_line(config_.programs, launch, std::move(none));
         ImageBasis basis;
         basis.fingerprint = programs + "\ndisk " + std::to_string(disk_bytes);
@@ -607,6 +629,7 @@ private:
     TscRate tsc_;
     io::Semaphore probing_, digesting_;
     io::WorkerPool hashing_{1};
+    UniqueFd seed_frame_ = make_seed_frame();
     std::string programs_stamps_, programs_digest_;
     std::optional<HostCapabilities> capabilities_;
     std::vector<gid_t> kvm_groups_;

@@ -10,9 +10,12 @@ namespace {
 
 constexpr std::uint64_t mib = 1 << 20;
 constexpr std::uint64_t code_buffer_mib = 64;
+constexpr int inserted_seed_set = 64;  // beyond those of the command line
 
 // A descriptor QEMU duplicates for itself: no path is ever opened for a disk, and no lock is taken on a shared one.
-nlohmann::ordered_json by_fd(const char* node, const char* format, int set, bool read_only) {
+using Node = nlohmann::ordered_json;
+
+Node by_fd(const char* node, const char* format, int set, bool read_only) {
     return {{"node-name", node},
             {"driver", format},
             {"read-only", read_only},
@@ -26,7 +29,29 @@ nlohmann::ordered_json by_fd(const char* node, const char* format, int set, bool
               {"cache", {{"no-flush", true}}}}}};
 }
 
+// The second disk: as large as its frame says, whatever is below that, and also when nothing is.
+Node seed_frame(int set) {
+    Node node = by_fd("seed", "qcow2", set, true);
+    node["file"]["node-name"] = "seed-frame";
+    return node;
+}
+
 }  // namespace
+
+std::vector<Qmp::Command> insert_seed() {
+    // To be opened again with all its options, except that its file stays the one it has.
+    Node frame = seed_frame(0);
+    frame["file"] = "seed-frame";
+    frame["backing"] = "seed-image";
+    std::vector<Qmp::Command> out(3);
+    out[0].name = "add-fd";
+    out[0].arguments["fdset-id"] = inserted_seed_set;
+    out[1].name = "blockdev-add";
+    out[1].arguments = by_fd("seed-image", "raw", inserted_seed_set, true);
+    out[2].name = "blockdev-reopen";
+    out[2].arguments["options"] = nlohmann::json::array({nlohmann::json(frame)});
+    return out;
+}
 
 std::uint64_t memory_limit(const MachineSpec& spec, Accelerator accelerator) {
     const std::uint64_t emulation = accelerator == Accelerator::tcg ? code_buffer_mib : 0;
@@ -78,18 +103,23 @@ supervise::Command command_line(const Programs& programs, const Launch& launch, 
     if (descriptors.overlay) {
         std::string below;
         int sets = 0;
-        const auto layer = [&](const char* name, const char* format, UniqueFd fd, bool read_only) {
-            const int set = ++sets;
-            add({"-add-fd", "set=" + std::to_string(set) + ",fd=" + pass(std::move(fd))});
-            auto node = by_fd(name, format, set, read_only);
+        const auto next_set = [&](UniqueFd fd) {
+            add({"-add-fd", "set=" + std::to_string(++sets) + ",fd=" + pass(std::move(fd))});
+            return sets;
+        };
+        const auto layer = [&](Node node) {
             if (!below.empty()) node["backing"] = below;
             add({"-blockdev", node.dump()});
-            below = name;
+            below = node["node-name"].get<std::string>();
         };
-        if (descriptors.root) layer("root", "raw", std::move(descriptors.root), true);
-        if (descriptors.base) layer("base", "qcow2", std::move(descriptors.base), true);
-        layer("disk", "qcow2", std::move(descriptors.overlay), false);
+        if (descriptors.root) layer(by_fd("root", "raw", next_set(std::move(descriptors.root)), true));
+        if (descriptors.base) layer(by_fd("base", "qcow2", next_set(std::move(descriptors.base)), true));
+        layer(by_fd("disk", "qcow2", next_set(std::move(descriptors.overlay)), false));
         add({"-device", "virtio-blk-device,drive=disk"});
+        below.clear();
+        if (descriptors.seed) layer(by_fd("seed-image", "raw", next_set(std::move(descriptors.seed)), true));
+        layer(seed_frame(next_set(std::move(descriptors.seed_frame))));
+        add({"-device", "virtio-blk-device,drive=seed"});
     }
     add({"-chardev", "socket,id=console,fd=" + pass(std::move(descriptors.console)), "-serial", "chardev:console",
          "-chardev", "socket,id=agent,server=on,wait=off,fd=" + pass(std::move(descriptors.agent)),

@@ -2,6 +2,7 @@
 #pragma once
 #include "daemon/supervise/command.hpp"
 #include "daemon/vm/hypervisor.hpp"
+#include "daemon/vm/qemu/qmp.hpp"
 
 namespace pyro::vm::qemu {
 
@@ -16,6 +17,8 @@ struct Programs {
 struct Descriptors {
     UniqueFd kernel, initramfs;
     UniqueFd root, base, overlay;
+    UniqueFd seed;             // image of the second disk; absent: zeros
+    UniqueFd seed_frame;       // an empty qcow2 of seed_bytes, only read; there where the overlay is
     UniqueFd memory;           // a memfd; absent: memory of its own
     UniqueFd devices;          // a saved state to go on from
     UniqueFd qmp, agent;       // listening sockets
@@ -40,6 +43,9 @@ inline constexpr int devices_fd = 64;
 
 // The program with its credentials, namespaces and limits; it owns the descriptors. Pure.
 supervise::Command command_line(const Programs& programs, const Launch& launch, Descriptors descriptors);
+
+// What puts an image below the second disk of a QEMU that runs without one. The first of them takes its descriptor.
+std::vector<Qmp::Command> insert_seed();
 
 // Bytes for the whole scope: the guest's memory, and beside it translated code, devices, QEMU itself.
 std::uint64_t memory_limit(const MachineSpec& spec, Accelerator accelerator);

@@ -117,6 +117,16 @@ struct Qmp::State {
         return {request.dump() + "\n", std::move(waiter)};
     }
 
+    std::string prepare(const std::vector<Command>& commands, std::vector<std::shared_ptr<Pending>>& waiters) {
+        std::string lines;
+        for (const Command& command : commands) {
+            auto [line, waiter] = prepare(command);
+            lines += line;
+            waiters.push_back(std::move(waiter));
+        }
+        return lines;
+    }
+
     io::Task<json> answer(std::string command, std::shared_ptr<Pending> waiter, std::stop_token stop) {
         co_await waiter->answered.wait(stop);  // stopped: the answer, when it comes, is still known as one asked for
         if (waiter->answer.is_null()) throw Error(failure);
@@ -195,13 +205,8 @@ io::Task<std::unique_ptr<Qmp>> Qmp::open(io::Stream stream, OnEvent on_event, st
     auto state = std::make_shared<State>(executor, std::move(stream), std::move(on_event));
     std::unique_ptr<Qmp> qmp(new Qmp(state));
     first.insert(first.begin(), Command{"qmp_capabilities", json::object()});
-    std::string lines;
     std::vector<std::shared_ptr<State::Pending>> waiters;
-    for (const Command& command : first) {
-        auto [line, waiter] = state->prepare(command);
-        lines += line;
-        waiters.push_back(std::move(waiter));
-    }
+    std::string lines = state->prepare(first, waiters);
     std::exception_ptr failure;
     try {
         co_await state->write(std::move(lines));
@@ -234,20 +239,16 @@ io::Task<json> Qmp::execute(std::string command, json arguments, std::stop_token
     co_return out;
 }
 
-io::Task<void> Qmp::pass_fd(std::string name, UniqueFd fd, std::stop_token stop) {
+io::Task<void> Qmp::execute_with_fd(std::vector<Command> commands, UniqueFd fd, std::stop_token stop) {
     auto state = state_;
     if (state->ended.is_set()) throw Error(state->failure);
-    json arguments = json::object();
-    arguments["fdname"] = std::move(name);
-    const Command asked{"getfd", std::move(arguments)};
-    std::shared_ptr<State::Pending> waiter;
+    std::vector<std::shared_ptr<State::Pending>> waiters;
     {
         const auto turn = co_await state->writing.acquire(stop);
-        auto prepared = state->prepare(asked);
-        waiter = std::move(prepared.second);
-        state->stream.send_with_fd(prepared.first, fd.get());
+        const std::string lines = state->prepare(commands, waiters);
+        state->stream.send_with_fd(lines, fd.get());
     }
-    co_await state->answer(asked.name, std::move(waiter), stop);
+    for (std::size_t i = 0; i < commands.size(); ++i) co_await state->answer(commands[i].name, waiters[i], stop);
 }
 
 io::Task<void> Qmp::closed(std::stop_token stop) {

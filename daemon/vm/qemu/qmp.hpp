@@ -33,8 +33,8 @@ public:
     // The "return" of the answer; Error(internal) with QEMU's description when it refuses, failure() when the connection
     // ended before an answer.
     io::Task<nlohmann::json> execute(std::string command, nlohmann::json arguments, std::stop_token stop);
-    // Gives QEMU the descriptor under a name that later commands can use.
-    io::Task<void> pass_fd(std::string name, UniqueFd fd, std::stop_token stop);
+    // Short commands, one after the other, in one round trip; the first takes the descriptor.
+    io::Task<void> execute_with_fd(std::vector<Command> commands, UniqueFd fd, std::stop_token stop);
     io::Task<void> closed(std::stop_token stop);  // the connection ended; failure() says why
     const Error& failure() const noexcept;        // guest_failed: it broke the protocol; unavailable: it is gone
     const std::string& version() const noexcept;  // "7.2.22"

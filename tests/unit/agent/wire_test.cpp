@@ -147,15 +147,16 @@ TEST_CASE("the bounds of a header hold, with a correct check sum") {
 
 namespace {
 
+// `without` is as long as the record is without its last field, where that may be missing.
 template <class T>
-void check_strict(const T& record) {
+void check_strict(const T& record, std::size_t without = 0) {
     const std::string bytes = encode(record);
     T back;
     REQUIRE(decode(bytes, back));
     REQUIRE(encode(back) == bytes);
     for (std::size_t size = 0; size < bytes.size(); ++size) {
         T partial;
-        REQUIRE_FALSE(decode(bytes.substr(0, size), partial));
+        REQUIRE(decode(bytes.substr(0, size), partial) == (size == without && without > 0));
     }
     T longer;
     REQUIRE_FALSE(decode(bytes + '\0', longer));
@@ -175,8 +176,16 @@ TEST_CASE("payloads come back as they were, and a missing or extra byte is seen"
     Attach attach;
     attach.resume = {{1, 2, 3}, {0xffffffff, ~0ull, 0}};
     check_strict(attach);
-    check_strict(Identity{"host", std::string(32, 'a'), std::string(36, 'b'), std::string(512, '\0'), 12345, {"A=1", "", "B=\0"}, "nameserver 1.1.1.1\n"});
-    check_strict(ExecSpec{{"/bin/sh", "-c", ""}, {"A=b"}, "/work", "alice:staff", true, false, 1, 65535});
+    Identity identity{"host", std::string(32, 'a'), std::string(36, 'b'), std::string(512, '\0'), 12345, {"A=1", "", "B=\0"}, "nameserver 1.1.1.1\n", {}};
+    check_strict(identity);
+    std::size_t without = encode(identity).size();
+    identity.workspace = Workspace{true, "alice:staff"};
+    check_strict(identity, without);
+    ExecSpec spec{{"/bin/sh", "-c", ""}, {"A=b"}, "/work", "alice:staff", true, false, 1, 65535, false};
+    check_strict(spec);
+    without = encode(spec).size();
+    spec.builtin = true;
+    check_strict(spec, without);
     check_strict(Resize{80, 24});
     Hello hello;
     hello.generation = 1, hello.version = "0.1.0", hello.boot_id = "x", hello.started = true, hello.last_exec = 9;
@@ -187,8 +196,32 @@ TEST_CASE("payloads come back as they were, and a missing or extra byte is seen"
     check_strict(ExitStatus{ExitStatus::Kind::signalled, 0, 9, true, -5, "text", 1, 2});
 }
 
+TEST_CASE("what an identity or a command does not say, it has not") {
+    Identity identity;
+    Identity earlier;
+    earlier.workspace = Workspace{true, "bob"};
+    REQUIRE(decode(encode(identity), earlier));
+    REQUIRE_FALSE(earlier.workspace);
+    identity.workspace = Workspace{false, ""};
+    REQUIRE(decode(encode(identity), earlier));
+    REQUIRE(earlier.workspace);
+    REQUIRE_FALSE(earlier.workspace->seeded);
+    ExecSpec spec, before;
+    before.builtin = true;
+    REQUIRE(decode(encode(spec), before));
+    REQUIRE_FALSE(before.builtin);
+    REQUIRE_FALSE(decode(encode(spec) + '\0', before));  // only ever said where it is so
+    REQUIRE_FALSE(decode(encode(spec) + '\2', before));
+    spec.builtin = true;
+    REQUIRE(decode(encode(spec), before));
+    REQUIRE(before.builtin);
+}
+
 TEST_CASE("every bound of a payload is enforced") {
     Identity identity;
+    identity.workspace = Workspace{false, std::string(257, 'u')};
+    REQUIRE_FALSE(decode(encode(identity), identity));
+    identity = {};
     identity.hostname = std::string(65, 'h');
     REQUIRE_FALSE(decode(encode(identity), identity));
     identity = {};

@@ -273,3 +273,25 @@ TEST_CASE("commands and input are neither lost nor doubled wherever the connecti
     }
     REQUIRE(cut > 300);
 }
+
+TEST_CASE("a command of the agent's own is its program, whoever the command was for and whatever has its name") {
+    AgentProcess process;
+    test::run_coro([&]() -> io::Task<void> {
+        Link connection = co_await link(process.socket(), std::nullopt);
+        const agent::Identity identity;
+        connection.channel->start(identity);
+        agent::ExecSpec spec;
+        spec.argv = {"--version"};
+        spec.env = {"PATH=/nonexistent"};
+        spec.user = "nobody-of-this-name";
+        spec.builtin = true;
+        std::shared_ptr<ExecSession> session = connection.channel->exec(spec);
+        std::string out;
+        while (std::optional<agent::Chunk> chunk = co_await session->read(never)) out += chunk->bytes;
+        const wire::ExitStatus status = co_await session->exited(never);
+        REQUIRE(status.kind == wire::ExitStatus::Kind::exited);
+        REQUIRE(status.exit_code == 0);
+        REQUIRE(out.starts_with("pyro-guest "));
+        co_await connection.close();
+    });
+}

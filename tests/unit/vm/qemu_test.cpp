@@ -32,7 +32,7 @@ UniqueFd some_fd() { return open_file("/dev/null", O_RDONLY); }
 
 qemu::Descriptors all_descriptors() {
     qemu::Descriptors fds;
-    for (UniqueFd* fd : {&fds.kernel, &fds.initramfs, &fds.root, &fds.overlay, &fds.qmp, &fds.agent, &fds.console, &fds.messages}) *fd = some_fd();
+    for (UniqueFd* fd : {&fds.kernel, &fds.initramfs, &fds.root, &fds.overlay, &fds.seed_frame, &fds.qmp, &fds.agent, &fds.console, &fds.messages}) *fd = some_fd();
     return fds;
 }
 
@@ -147,18 +147,24 @@ set=2,fd=6
 {"node-name":"disk","driver":"qcow2","read-only":false,"discard":"unmap","file":{"driver":"file","filename":"/dev/fdset/2","read-only":false,"discard":"unmap","locking":"off","cache":{"no-flush":true}},"backing":"root"}
 -device
 virtio-blk-device,drive=disk
+-add-fd
+set=3,fd=7
+-blockdev
+{"node-name":"seed","driver":"qcow2","read-only":true,"discard":"ignore","file":{"driver":"file","filename":"/dev/fdset/3","read-only":true,"discard":"ignore","locking":"off","cache":{"no-flush":true},"node-name":"seed-frame"}}
+-device
+virtio-blk-device,drive=seed
 -chardev
-socket,id=console,fd=7
+socket,id=console,fd=8
 -serial
 chardev:console
 -chardev
-socket,id=agent,server=on,wait=off,fd=8
+socket,id=agent,server=on,wait=off,fd=9
 -device
 virtio-serial-device
 -device
 virtserialport,chardev=agent,name=pyro.agent
 -chardev
-socket,id=qmp,server=on,wait=off,fd=9
+socket,id=qmp,server=on,wait=off,fd=10
 -mon
 chardev=qmp,mode=control
 )");
@@ -170,7 +176,7 @@ chardev=qmp,mode=control
     REQUIRE(command.dies_with_daemon);
     std::vector<int> numbers;
     for (const auto& passed : command.fds) numbers.push_back(passed.number);
-    REQUIRE(numbers == std::vector<int>{3, 4, 5, 6, 7, 8, 9, 1, 2});
+    REQUIRE(numbers == std::vector<int>{3, 4, 5, 6, 7, 8, 9, 10, 1, 2});
 }
 
 TEST_CASE("QEMU's command line with KVM differs in the accelerator, the CPU and the group") {
@@ -188,6 +194,29 @@ TEST_CASE("QEMU's command line with KVM differs in the accelerator, the CPU and 
     REQUIRE(command.as->groups == std::vector<gid_t>{104});
     REQUIRE(qemu::memory_limit(launch.spec, Accelerator::kvm) == (512u + 256u) << 20);
     REQUIRE(qemu::memory_limit(launch.spec, Accelerator::tcg) == (512u + 64u + 256u) << 20);
+}
+
+TEST_CASE("a seed lies below a frame that is the same with and without it, from the start or later") {
+    const qemu::Launch launch;
+    qemu::Descriptors seeded = all_descriptors();
+    seeded.seed = some_fd();
+    const std::string image = R"({"node-name":"seed-image","driver":"raw","read-only":true,"discard":"ignore","file":{"driver":"file","filename":"/dev/fdset/3","read-only":true,"discard":"ignore","locking":"off","cache":{"no-flush":true}}})";
+    const std::string frame = R"({"node-name":"seed","driver":"qcow2","read-only":true,"discard":"ignore","file":{"driver":"file","filename":"/dev/fdset/4","read-only":true,"discard":"ignore","locking":"off","cache":{"no-flush":true},"node-name":"seed-frame"},"backing":"seed-image"})";
+    const std::string line = joined(qemu::command_line(programs, launch, std::move(seeded)).argv);
+    REQUIRE_THAT(line, Catch::Matchers::ContainsSubstring("-add-fd\nset=3,fd=7\n-blockdev\n" + image + "\n-add-fd\nset=4,fd=8\n-blockdev\n" + frame +
+                                                          "\n-device\nvirtio-blk-device,drive=seed\n"));
+    const auto later = qemu::insert_seed();
+    REQUIRE(later.size() == 3);
+    REQUIRE(later[0].name == "add-fd");
+    REQUIRE(later[1].name == "blockdev-add");
+    json inserted = json::parse(image);
+    inserted["file"]["filename"] = "/dev/fdset/64";
+    REQUIRE(later[0].arguments == json{{"fdset-id", 64}});
+    REQUIRE(later[1].arguments == inserted);
+    REQUIRE(later[2].name == "blockdev-reopen");
+    json opened = json::parse(frame);
+    opened["file"] = "seed-frame";
+    REQUIRE(later[2].arguments["options"] == json::array({opened}));
 }
 
 TEST_CASE("the disk is as large as asked, and never smaller than its root") {

@@ -17,6 +17,7 @@ using agent::ExecSpec;
 using agent::ExitStatus;
 using agent::Identity;
 using proto::agent::Output;
+namespace wire = proto::agent;
 using test::Vm;
 
 namespace {
@@ -58,15 +59,16 @@ io::Task<Result> finish(std::shared_ptr<ExecSession> session, std::stop_token st
 using Body = std::function<io::Task<void>(Channel&, std::stop_token)>;
 
 // Boots, identifies, runs the body; a guest that makes no progress for two minutes fails the test.
-void with_guest(Body body, int mem_mib = 512) {
-    Vm vm(mem_mib);
+void with_guest(Body body, int mem_mib = 512, std::optional<wire::Workspace> workspace = std::nullopt) {
+    Vm vm(mem_mib, workspace && workspace->seeded);
     std::string failure;
     test::run_coro([&]() -> io::Task<void> {
         io::Executor executor = co_await io::this_executor();
         io::Deadline deadline(executor, 120s, {});
         io::Stream stream = co_await io::Stream::connect(vm.socket(), deadline.token());
         Channel channel(executor, std::move(stream));
-        const Identity identity = an_identity();
+        Identity identity = an_identity();
+        identity.workspace = std::move(workspace);
         channel.start(identity);
         try {
             co_await body(channel, deadline.token());
@@ -81,12 +83,12 @@ void with_guest(Body body, int mem_mib = 512) {
     REQUIRE(failure == "");
 }
 
-Result run(ExecSpec spec, int mem_mib = 512) {
+Result run(ExecSpec spec, int mem_mib = 512, std::optional<wire::Workspace> workspace = std::nullopt) {
     Result result;
     with_guest([&](Channel& channel, std::stop_token stop) -> io::Task<void> {
         std::shared_ptr<ExecSession> session = channel.exec(spec);
         result = co_await finish(session, stop);
-    }, mem_mib);
+    }, mem_mib, std::move(workspace));
     return result;
 }
 
@@ -449,6 +451,77 @@ TEST_CASE("garbage on the channel is survived, and so is a host that comes late 
         CHECK(r.out == "here\n");
         co_await channel.close();
     });
+}
+
+TEST_CASE("a workspace is an overlay over the second disk, which nobody can write to, and it belongs to its user") {
+    ExecSpec spec = shell("id -un; stat -c '%U:%G %a %n' . kept sub/changed gone; cat kept link sub/deep/file; "
+                          "echo new > sub/changed && cat sub/changed; stat -c '%U %a' sub/changed; rm -r gone && ls; mv sub elsewhere && cat elsewhere/deep/file; "
+                          "echo made > made; stat -c %U:%G made; ls /.pyro 2>&1");
+    spec.cwd = "/workspace";
+    spec.user = "alice";
+    ExecSpec as_root = shell("cd /.pyro/workspace; cat upper/made lower/kept lower/sub/changed; stat -c '%F %t,%T' upper/gone upper/sub; stat -c %a /.pyro; "
+                             "stat -c %U:%G lower/kept; for way in 'echo x > lower/x' 'mount -o remount,rw lower' 'mount -o remount,rw,bind lower && echo x > lower/x' "
+                             "'dd if=/dev/zero of=/dev/vdb count=1' 'blockdev --setrw /dev/vdb && dd if=/dev/zero of=/dev/vdb count=1 conv=fsync'; do sh -c \"$way\" 2>/dev/null && echo wrote by $way; done; "
+                             "grep -c ' /.pyro/workspace/lower ext4 ro,nosuid,nodev,' /proc/mounts");
+    ExecSpec own = command("files", "read", "kept");
+    own.builtin = true;
+    Result of_user, of_root, of_own;
+    with_guest([&](Channel& channel, std::stop_token stop) -> io::Task<void> {
+        of_user = co_await finish(channel.exec(spec), stop);
+        of_root = co_await finish(channel.exec(as_root), stop);
+        // Whatever stands at /proc and /bin: it is not looked up.
+        std::shared_ptr<ExecSession> hidden = channel.exec(shell("mount -t tmpfs none /bin; mount -t tmpfs none /etc"));
+        co_await finish(hidden, stop);
+        of_own = co_await finish(channel.exec(own), stop);
+    }, 512, wire::Workspace{true, "alice"});
+    INFO(of_user.err << of_root.err);
+    REQUIRE(of_user.out == "alice\nalice:alice 755 .\nalice:alice 644 kept\nalice:alice 750 sub/changed\nalice:alice 755 gone\nkept\nkept\ndeep\n"
+                           "new\nalice 750\nkept\nlink\nother-name\nsub\ndeep\nalice:alice\nls: can't open '/.pyro': Permission denied\n");
+    REQUIRE(of_root.out == "made\nkept\nold\ncharacter special file 0,0\ncharacter special file 0,0\n700\nalice:alice\n1\n");
+    REQUIRE(of_own.out == "kept\n");
+    REQUIRE(of_own.status.exit_code == 0);
+}
+
+TEST_CASE("a workspace without a seed is empty, and what cannot be mounted is why the guest does not start") {
+    ExecSpec spec = shell("ls -la | wc -l; stat -c '%u:%g %a' .; echo x > file; mkdir d; cat /.pyro/workspace/upper/file");
+    spec.cwd = "/workspace";
+    Result r = run(spec, 512, wire::Workspace{false, ""});
+    REQUIRE(r.out == "3\n0:0 755\nx\n");
+    for (const auto& [workspace, expected] : {std::pair{wire::Workspace{true, "mallory"}, "the workspace: the image has no user mallory"},
+                                              {wire::Workspace{false, "mallory"}, "the workspace: the image has no user mallory"}}) {
+        std::string why;
+        with_guest([&why](Channel& channel, std::stop_token stop) -> io::Task<void> {
+            try {
+                co_await channel.ready(stop);
+            } catch (const Error& e) {
+                why = e.message();
+            }
+        }, 512, workspace);
+        REQUIRE(why == std::string("the guest could not start: ") + expected);
+    }
+}
+
+TEST_CASE("a shutdown with a workspace leaves a clean disk, whatever is mounted in it") {
+    Vm vm(512, true);
+    test::run_coro([&]() -> io::Task<void> {
+        io::Executor executor = co_await io::this_executor();
+        io::Deadline deadline(executor, 120s, {});
+        io::Stream stream = co_await io::Stream::connect(vm.socket(), deadline.token());
+        Channel channel(executor, std::move(stream));
+        Identity identity = an_identity();
+        identity.workspace = wire::Workspace{true, "alice"};
+        channel.start(identity);
+        std::shared_ptr<ExecSession> busy = channel.exec(shell("cd /workspace; mkdir m; mount -t tmpfs none m; trap '' TERM INT HUP; while :; do echo x >> kept; done"));
+        co_await busy->started(deadline.token());
+        std::shared_ptr<ExecSession> other = channel.exec(shell("until grep -q workspace/m /proc/mounts; do :; done"));
+        co_await finish(other, deadline.token());
+        co_await channel.shutdown(deadline.token());
+        co_await channel.close();
+    });
+    REQUIRE(vm.wait_exit());
+    INFO(vm.console());
+    REQUIRE(vm.disk_is_clean());
+    REQUIRE(vm.console().find("pyro-guest:") == std::string::npos);
 }
 
 TEST_CASE("a shutdown ends everything, leaves a clean disk, and QEMU with it") {

@@ -22,7 +22,7 @@ VmFiles VmFiles::from_environment() {
         if (!value || ::access(value, R_OK) != 0) throw Error(ErrorCode::failed_precondition, std::string(name) + " names no readable file");
         return std::string(value);
     };
-    return {need("PYRO_TEST_KERNEL"), need("PYRO_TEST_INITRAMFS"), need("PYRO_TEST_ROOT")};
+    return {need("PYRO_TEST_KERNEL"), need("PYRO_TEST_INITRAMFS"), need("PYRO_TEST_ROOT"), need("PYRO_TEST_SEED")};
 }
 
 std::string kernel_command_line() {
@@ -33,7 +33,7 @@ std::string kernel_command_line() {
     return "console=ttyS0 quiet reboot=t panic=-1 lapic_timer_khz=1000000 tsc=reliable tsc_early_khz=" + std::to_string(static_cast<long>(mhz * 1000)) + " " + (std::getenv("PYRO_TEST_APPEND") ? std::getenv("PYRO_TEST_APPEND") : "");
 }
 
-Vm::Vm(int mem_mib, std::vector<std::string> extra) {
+Vm::Vm(int mem_mib, bool seeded) {
     const VmFiles files = VmFiles::from_environment();
     char name[] = "/tmp/pyro-vm-XXXXXX";
     if (!::mkdtemp(name)) throw Error::from_errno("create a folder for the VM");
@@ -47,7 +47,7 @@ Vm::Vm(int mem_mib, std::vector<std::string> extra) {
         "-no-reboot", "-serial", "file:" + folder_ + "/console", "-drive", "if=none,id=disk,format=raw,file=" + folder_ + "/root.ext4",
         "-device", "virtio-blk-device,drive=disk", "-chardev", "socket,id=agent,server=on,wait=off,fd=" + std::to_string(listener_.get()),
         "-device", "virtio-serial-device", "-device", std::string("virtserialport,chardev=agent,name=") + proto::agent::port_name};
-    argv.insert(argv.end(), extra.begin(), extra.end());
+    if (seeded) argv.insert(argv.end(), {"-drive", "if=none,id=seed,format=raw,read-only=on,file=" + files.seed, "-device", "virtio-blk-device,drive=seed"});
     std::vector<char*> raw;
     for (std::string& a : argv) raw.push_back(a.data());
     raw.push_back(nullptr);

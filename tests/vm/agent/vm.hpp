@@ -11,15 +11,15 @@
 namespace pyro::test {
 
 struct VmFiles {
-    std::string kernel, initramfs, root;
-    static VmFiles from_environment();  // PYRO_TEST_KERNEL, PYRO_TEST_INITRAMFS, PYRO_TEST_ROOT
+    std::string kernel, initramfs, root, seed;
+    static VmFiles from_environment();  // PYRO_TEST_KERNEL, PYRO_TEST_INITRAMFS, PYRO_TEST_ROOT, PYRO_TEST_SEED
 };
 
 // One QEMU process on a private copy of the root; killed and reaped at the end of its life. Counted in the file that
 // PYRO_GUESTS_BOOTED names.
 class Vm {
 public:
-    explicit Vm(int mem_mib = 512, std::vector<std::string> extra = {});
+    explicit Vm(int mem_mib = 512, bool seeded = false);  // with the seed as its second disk
     ~Vm();
     Vm(const Vm&) = delete;
     Vm& operator=(const Vm&) = delete;

@@ -393,7 +393,7 @@ TEST_CASE("a spare that stands still is given up, and its run has another guest"
         const auto run = [](Host& on, StartKind expected) -> io::Task<void> {
             StartRequest start = start_with("hostname");
             RootImage root = start.root;
-            auto machine = co_await on.registry.create_run(request(), std::move(root), StartKind::spare, never);
+            auto machine = co_await on.registry.create(request(), std::move(root), StartKind::spare, never);
             auto session = co_await machine->start(std::move(start), never);
             const std::string out = co_await output_of(std::move(session));
             REQUIRE(out == machine->id() + "\n");
