@@ -73,6 +73,15 @@ struct SessionState {
         const bool fits = last != chunks.rend() && last->stream == which && (many || last->bytes.size() + more <= merged_chunk);
         return fits ? &*last : nullptr;
     }
+    // The guest was never told of it: whoever ran it ended before it was.
+    void never_arrived() {
+        for (Stream& one : streams) one.ended = true;
+        status.emplace();
+        status->kind = ExitStatus::Kind::not_started;
+        status->exit_code = 126;
+        status->error = "it never reached the guest";
+        wake();
+    }
     std::uint64_t input_queued() const { return input_base + input.size(); }
     void wake() {
         output_event.set(), input_event.set(), started_event.set(), exited_event.set();
@@ -235,7 +244,7 @@ void ChannelState::on_hello(const Frame& frame) {
         }
         for (auto& [id, session] : sessions) {
             const bool listed = std::any_of(said.execs.begin(), said.execs.end(), [n = id](const auto& e) { return e.exec == n; });
-            if (session->from_before && !listed) throw Error(ErrorCode::guest_failed, "the guest does not know exec " + std::to_string(id));
+            if (session->from_before && !listed) session->never_arrived();
         }
     }
     next_id = std::max(next_id, said.last_exec + 1);

@@ -63,8 +63,9 @@ private:
             if (exec_->ended()) break;
             const bool any = followed_.stdout_bytes + followed_.stderr_bytes > 0;
             if (!request_.to_end && (any || request_.wait.count() == 0)) break;
+            const std::stop_token enough = request_.to_end ? stop_.get_token() : patience.token();
             try {
-                co_await exec_->wait(request_.out, request_.err, request_.to_end ? stop_.get_token() : patience.token());
+                co_await exec_->wait(request_.out, request_.err, enough);
             } catch (const Cancelled&) {
                 if (request_.to_end || !patience.expired()) throw;
                 break;

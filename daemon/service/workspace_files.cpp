@@ -53,7 +53,7 @@ io::Task<WorkspaceChanges> diff_of(std::shared_ptr<workspace::Workspace> workspa
     WorkspaceChanges out;
     out.changes = shown_changes(records);
     out.total = workspace::done_of(records).files;
-    patch::check_untrusted(answer.out);
+    patch::parse(answer.out);  // throws where it is none, or leads out of the tree
     out.patch = std::move(answer.out);
     co_return out;
 }

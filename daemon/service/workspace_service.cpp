@@ -15,7 +15,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr std::size_t shown_execs = 50, shown_changes = 200;
+constexpr std::size_t summary_execs = 50, summary_changes = 200;
 
 static_assert(static_cast<int>(proto::WorkspaceState::creating) == static_cast<int>(workspace::State::creating) &&
               static_cast<int>(proto::WorkspaceState::failed) == static_cast<int>(workspace::State::failed));
@@ -149,7 +149,7 @@ io::Task<proto::WorkspaceSummaryResult> WorkspaceService::serve(proto::Workspace
         try {
             WorkspaceChanges changes = co_await changes_of(workspace, call.stop());
             result.changes_total = static_cast<std::int64_t>(changes.total);
-            if (changes.changes.size() > shown_changes) changes.changes.resize(shown_changes);
+            if (changes.changes.size() > summary_changes) changes.changes.resize(summary_changes);
             result.changes = std::move(changes.changes);
         } catch (const Error& e) {
             result.changes_unknown = e.message();
@@ -160,7 +160,7 @@ io::Task<proto::WorkspaceSummaryResult> WorkspaceService::serve(proto::Workspace
     const auto execs = workspace->execs();
     result.execs_total = static_cast<std::int64_t>(execs.size());
     for (const auto& exec : execs) {
-        if (result.execs.size() == shown_execs) break;
+        if (result.execs.size() == summary_execs) break;
         result.execs.push_back(exec->info());
     }
     result.exports = workspace->row().exports;

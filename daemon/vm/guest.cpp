@@ -3,6 +3,7 @@
 #include "common/error.hpp"
 #include "daemon/vm/root_image.hpp"
 
+#include <algorithm>
 #include <cerrno>
 #include <ctime>
 
@@ -135,7 +136,7 @@ io::Task<void> Guest::set_seed(std::string image, std::stop_token stop) {
     co_await instance_->set_seed(std::move(fd), stop);
 }
 
-io::Task<bool> Guest::adopt(supervise::ProcessIdentity process, uid_t uid, std::chrono::nanoseconds patience) {
+io::Task<bool> Guest::adopt(supervise::ProcessIdentity process, uid_t uid, agent::Resumption known, std::chrono::nanoseconds patience) {
     InstanceRecord record;
     record.id = id_;
     record.directory = directory();
@@ -147,12 +148,15 @@ io::Task<bool> Guest::adopt(supervise::ProcessIdentity process, uid_t uid, std::
     io::Deadline deadline(services_.executor, patience, std::stop_token());
     io::Stream stream = co_await instance_->connect_agent(deadline.token());
     std::optional<agent::Resumption> resumption;
-    resumption.emplace();
+    resumption = known;
     channel_ = std::make_unique<agent::Channel>(services_.executor, std::move(stream), std::move(resumption));
     const agent::Hello hello = co_await channel_->hello(deadline.token());
     spoke_ = true;
     // Commands of calls that ended with the daemon: nobody can read them any more. A session dropped is a command killed.
-    for (const auto& exec : hello.execs) channel_->adopt(exec.exec);
+    for (const auto& exec : hello.execs) {
+        const bool wanted = std::ranges::any_of(known.execs, [&](const auto& one) { return one.exec == exec.exec; });
+        if (!wanted) channel_->adopt(exec.exec);
+    }
     co_return true;
 }
 

@@ -61,8 +61,8 @@ public:
     io::Task<void> launch(Launch launch, std::stop_token stop);
     // The second disk of a guest that was launched without a seed and has not opened that disk.
     io::Task<void> set_seed(std::string image, std::stop_token stop);
-    // Takes up the VMM of an earlier daemon; false when there is none any more.
-    io::Task<bool> adopt(supervise::ProcessIdentity process, uid_t uid, std::chrono::nanoseconds patience);
+    // Takes up the VMM of an earlier daemon; false when there is none any more. Commands that `known` does not name end.
+    io::Task<bool> adopt(supervise::ProcessIdentity process, uid_t uid, agent::Resumption known, std::chrono::nanoseconds patience);
 
     // Each fails with Error(guest_failed) when the guest gives no sign of life for as long as the services' patience.
     io::Task<void> hello(std::stop_token stop);

@@ -304,12 +304,16 @@ io::Task<Error> Machine::explain(Error seen) {
     co_return with_console(std::move(out));
 }
 
-io::Task<void> Machine::adopt() {
+std::shared_ptr<agent::ExecSession> Machine::adopt_exec(std::uint32_t number) {
+    return guest_->channel() ? guest_->channel()->adopt(number) : nullptr;
+}
+
+io::Task<void> Machine::adopt(agent::Resumption known) {
     const auto turn = co_await gate_.acquire(std::stop_token());
     std::string failure = "it ended while no daemon was looking";
     try {
         supervise::ProcessIdentity process{row_.process.pid, row_.process.start_time, row_.process.boot_id};
-        const bool there = co_await guest_->adopt(std::move(process), row_.vm_uid, adoption_patience);
+        const bool there = co_await guest_->adopt(std::move(process), row_.vm_uid, std::move(known), adoption_patience);
         if (there) failure.clear();
     } catch (const Error& e) {
         failure = "it did not answer the restarted daemon: " + e.message();

@@ -62,6 +62,8 @@ public:
     // only when the guest never said a word. On failure the state is failed, and the error's details have the console.
     io::Task<std::shared_ptr<agent::ExecSession>> start(StartRequest request, std::stop_token stop);
     std::shared_ptr<agent::ExecSession> exec(const agent::ExecSpec& spec);  // Error(failed_precondition) unless running
+    // A command of before, after a restart of the daemon, if it was named at reconciliation; once. Null when it is not there.
+    std::shared_ptr<agent::ExecSession> adopt_exec(std::uint32_t number);
     // Asks the guest to power off; after `grace`, QEMU is ended. The disk stays. Fine in any state.
     io::Task<void> stop(std::chrono::nanoseconds grace, std::stop_token stop);
     // Ends and removes everything but a workspace's disk, the record last. Idempotent, from any state, any number of callers; the first one's
@@ -85,7 +87,7 @@ public:
 
 private:
     friend class MachineRegistry;
-    io::Task<void> adopt();                   // a running machine of an earlier daemon
+    io::Task<void> adopt(agent::Resumption known);  // a running machine of an earlier daemon
     io::Task<void> let_go();                  // the daemon ends, the VM does not
 
     io::Task<std::shared_ptr<agent::ExecSession>> boot(StartRequest request, std::stop_token stop);

@@ -231,11 +231,11 @@ io::Task<void> MachineRegistry::reap() {
     }
 }
 
-io::Task<void> MachineRegistry::reconcile(std::set<std::string> disks) {
+io::Task<void> MachineRegistry::reconcile(Workspaces workspaces) {
     io::TaskGroup group(executor_);
-    for (state::MachineRow& row : store_.all_machines()) group.spawn(take_up(std::move(row)));
+    for (state::MachineRow& row : store_.all_machines()) group.spawn(take_up(std::move(row), workspaces));
     co_await group.join();
-    co_await remove_strays(std::move(disks));
+    co_await remove_strays(workspaces);
     templates_.start();
     tasks_.spawn(reap());
     tasks_.spawn(probe());
@@ -250,8 +250,10 @@ io::Task<void> MachineRegistry::probe() {
     }
 }
 
-io::Task<void> MachineRegistry::take_up(state::MachineRow row) {
-    const bool runs = row.state == MachineState::running && (row.kind == MachineKind::vm || row.kind == MachineKind::workspace);
+io::Task<void> MachineRegistry::take_up(state::MachineRow row, const Workspaces& workspaces) {
+    const auto workspace = workspaces.find(row.id);
+    const bool somebodys = row.kind == MachineKind::vm || (row.kind == MachineKind::workspace && workspace != workspaces.end());
+    const bool runs = row.state == MachineState::running && somebodys;
     if (!runs) {
         InstanceRecord record;
         record.id = row.id;
@@ -261,7 +263,8 @@ io::Task<void> MachineRegistry::take_up(state::MachineRow row) {
         row.vm_uid = 0;
         row.process = {};
     }
-    if (row.kind == MachineKind::run || row.kind == MachineKind::spare || row.state == MachineState::creating) {
+    // A workspace that sleeps has a disk and no machine.
+    if (!somebodys || row.state == MachineState::creating || (row.kind == MachineKind::workspace && !runs)) {
         store_.remove_machine(row.id);  // its files go with remove_strays()
         co_return;
     }
@@ -276,10 +279,12 @@ io::Task<void> MachineRegistry::take_up(state::MachineRow row) {
     machine->end_reason_ = machine->row().failure;
     if (!runs) machine->ended_.set();
     add(machine);
-    if (runs) co_await machine->adopt();
+    agent::Resumption known;
+    if (workspace != workspaces.end()) known = workspace->second;
+    if (runs) co_await machine->adopt(std::move(known));
 }
 
-io::Task<void> MachineRegistry::remove_strays(std::set<std::string> disks) {
+io::Task<void> MachineRegistry::remove_strays(const Workspaces& workspaces) {
     for (const std::string& id : guests_.hypervisor.leftovers()) {
         InstanceRecord record;
         record.id = id;
@@ -292,7 +297,7 @@ io::Task<void> MachineRegistry::remove_strays(std::set<std::string> disks) {
     for (const auto& entry : fs::directory_iterator(guests_.overlay_directory)) {
         const std::string name = entry.path().filename().string();  // ID.qcow2, ID.base.qcow2
         const std::string id = name.substr(0, name.find('.'));
-        if (name.ends_with(".qcow2") && !machines_.contains(id) && !disks.contains(id)) fs::remove(entry.path());
+        if (name.ends_with(".qcow2") && !machines_.contains(id) && !workspaces.contains(id)) fs::remove(entry.path());
     }
     store_.release_stray_uids();
 }

@@ -4,7 +4,6 @@
 
 #include <functional>
 #include <map>
-#include <set>
 #include <vector>
 
 namespace pyro::vm {
@@ -37,8 +36,9 @@ public:
     ~MachineRegistry();
 
     // Takes up what an earlier daemon left: running `vm` machines are adopted, transitional states rolled back, what belongs
-    // to a call removed, and so is everything of this instance that no record and no name in `disks` names.
-    io::Task<void> reconcile(std::set<std::string> disks = {});
+    // to a call removed, and so is everything of this instance that no record names. `workspaces`: the machines whose disks are
+    // workspaces', and what of the commands in them is to be taken up where it was left.
+    io::Task<void> reconcile(std::map<std::string, agent::Resumption> workspaces = {});
 
     // Checks the limits and writes the record, all at once. Nothing runs yet. A machine on a disk that is there has its id.
     io::Task<std::shared_ptr<Machine>> create(MachineRequest request, std::stop_token stop = {});
@@ -72,8 +72,9 @@ public:
     io::Task<void> shut_down();
 
 private:
-    io::Task<void> take_up(state::MachineRow row);
-    io::Task<void> remove_strays(std::set<std::string> disks);
+    using Workspaces = std::map<std::string, agent::Resumption>;
+    io::Task<void> take_up(state::MachineRow row, const Workspaces& workspaces);
+    io::Task<void> remove_strays(const Workspaces& workspaces);
     io::Task<void> reap();
     io::Task<void> probe();
     void add(std::shared_ptr<Machine> machine);

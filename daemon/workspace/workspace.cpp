@@ -323,7 +323,8 @@ io::Task<std::shared_ptr<Exec>> Workspace::exec(std::string exec_id, agent::Exec
     record.number = session->id();
     record.timeout_seconds = timeout.count();
     record.has_stdin = spec.has_stdin;
-    std::shared_ptr<Exec> exec = Exec::create(services_.executor, exec_directory() + "/" + record.info.exec_id, std::move(record), services_.journal_bytes);
+    const std::string directory = exec_directory() + "/" + record.info.exec_id;
+    std::shared_ptr<Exec> exec = Exec::create(services_.executor, directory, std::move(record), services_.journal_bytes);
     execs_[exec->id()] = exec;
     order_.push_back(exec->id());
     exec->run(std::move(session), [this] { on_exec_end(); });
