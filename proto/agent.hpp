@@ -52,6 +52,7 @@ enum class FrameType : std::uint8_t {
     release,        // the host knows the end of this exec; the agent forgets it
     shutdown,       // end all commands, unmount, power off
     sync,           // write everything to the disk that is not there yet
+    count,          // `offset` is the question's number: how many processes did released execs leave behind?
     // Guest to host.
     hello = 32,     // answers attach: Hello
     ready,          // answers the start of that number in `offset`: the root is mounted and the identity applied; or Failure
@@ -61,6 +62,7 @@ enum class FrameType : std::uint8_t {
     exited,         // ExitStatus: the main process is gone
     input_ack,      // stdin bytes before `offset` reached the command; payload u8, 1 when it takes no more
     synced,         // answers sync
+    counted,        // answers all counts up to the number in `offset`; payload u32
 };
 
 enum class Output : std::uint8_t { out = 1, err = 2 };

@@ -91,14 +91,14 @@ struct SessionState {
 struct ChannelState : std::enable_shared_from_this<ChannelState> {
     ChannelState(io::Executor executor_, io::Stream connected)
         : executor(executor_), stream(std::move(connected)), connection(draw_connection()), decoder(connection), group(executor),
-          work(executor), hello_event(executor), ready_event(executor), synced_event(executor), gone_event(executor) {}
+          work(executor), hello_event(executor), ready_event(executor), synced_event(executor), counted_event(executor), gone_event(executor) {}
 
     io::Executor executor;
     io::Stream stream;
     std::uint64_t connection;
     wire::FrameDecoder decoder;
     io::TaskGroup group;
-    io::Event work, hello_event, ready_event, synced_event, gone_event;
+    io::Event work, hello_event, ready_event, synced_event, counted_event, gone_event;
     std::string control;  // whole frames
     std::map<std::uint32_t, std::shared_ptr<SessionState>> sessions;
     std::uint32_t next_id = 1;
@@ -109,6 +109,8 @@ struct ChannelState : std::enable_shared_from_this<ChannelState> {
     std::uint64_t starts = 0;
     std::optional<wire::Failure> readiness;  // of the last start
     std::uint64_t syncs_asked = 0, syncs_done = 0;
+    std::uint64_t counts_asked = 0, counts_done = 0;
+    std::uint32_t left_processes = 0;  // by the last answer
     std::optional<Error> failure;
     std::uint64_t progress = 0;
     std::uint64_t discarded_before_hello = 0;
@@ -128,7 +130,7 @@ struct ChannelState : std::enable_shared_from_this<ChannelState> {
     void fail(Error error) {
         if (!failure) failure = std::move(error);
         for (auto& [id, session] : sessions) session->wake();
-        hello_event.set(), ready_event.set(), synced_event.set(), gone_event.set(), work.set();
+        hello_event.set(), ready_event.set(), synced_event.set(), counted_event.set(), gone_event.set(), work.set();
     }
 
     std::string next_batch();
@@ -293,6 +295,12 @@ void ChannelState::on_frame(const Frame& frame) {
     if (frame.type == FrameType::synced) {
         if (++syncs_done > syncs_asked) throw broke_protocol("an answer to a sync it was not sent");
         synced_event.set();
+        return;
+    }
+    if (frame.type == FrameType::counted) {
+        if (frame.offset > counts_asked || frame.offset <= counts_done || !wire::decode_u32(frame.payload, left_processes)) throw broke_protocol("a count it was not asked for");
+        counts_done = frame.offset;
+        counted_event.set();
         return;
     }
     const auto found = sessions.find(frame.stream);
@@ -502,6 +510,18 @@ io::Task<void> Channel::sync(std::stop_token stop) {
     }
 }
 
+io::Task<std::uint32_t> Channel::count_left(std::stop_token stop) {
+    const std::shared_ptr<ChannelState> state = state_;
+    const std::uint64_t number = ++state->counts_asked;
+    state->send(FrameType::count, 0, number);
+    while (state->counts_done < number) {
+        state->check();
+        state->counted_event.reset();
+        co_await state->counted_event.wait(stop);
+    }
+    co_return state->left_processes;
+}
+
 io::Task<void> Channel::shutdown(std::stop_token stop) {
     const std::shared_ptr<ChannelState> state = state_;
     state->send(FrameType::shutdown, 0, 0);
@@ -520,7 +540,7 @@ io::Task<void> Channel::close() {
     state->stream.close();
     co_await state->group.join();
     for (auto& [id, session] : state->sessions) session->wake();
-    state->hello_event.set(), state->ready_event.set(), state->synced_event.set(), state->gone_event.set();
+    state->hello_event.set(), state->ready_event.set(), state->synced_event.set(), state->counted_event.set(), state->gone_event.set();
 }
 
 std::uint64_t Channel::progress() const noexcept { return state_->progress; }

@@ -93,6 +93,8 @@ public:
     io::Task<void> ready(std::stop_token stop);
     // All that was written in the guest is on its disk.
     io::Task<void> sync(std::stop_token stop);
+    // How many processes run that commands left behind whose sessions are gone.
+    io::Task<std::uint32_t> count_left(std::stop_token stop);
     // Asks the guest to end everything, unmount and power off; returns when its end of the channel is gone.
     io::Task<void> shutdown(std::stop_token stop);
     io::Task<void> gone(std::stop_token stop);  // the connection ended, for whatever reason

@@ -136,7 +136,9 @@ io::Task<proto::WorkspaceListResult> WorkspaceService::serve(proto::WorkspaceLis
 
 io::Task<proto::WorkspaceInfo> WorkspaceService::serve(proto::WorkspaceStatus, proto::WorkspaceStatusParams params, rpc::Call& call) {
     const auto workspace = workspaces_.get(viewer_of(call.peer()), params.workspace_id);
+    const std::int64_t left = co_await workspace->left_processes(call.stop());
     proto::WorkspaceInfo info = info_of(*workspace);
+    info.background_processes = left;
     co_return info;
 }
 

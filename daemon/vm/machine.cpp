@@ -304,6 +304,15 @@ io::Task<Error> Machine::explain(Error seen) {
     co_return with_console(std::move(out));
 }
 
+io::Task<std::uint32_t> Machine::count_left(std::stop_token stop) {
+    const auto self = shared_from_this();
+    // The channel goes with the machine, which may end while this waits.
+    const EitherStop either(std::move(stop), closing_.get_token());
+    if (closed_ || row_.state != MachineState::running) co_return 0;
+    const std::uint32_t count = co_await guest_->channel()->count_left(either.token());
+    co_return count;
+}
+
 std::shared_ptr<agent::ExecSession> Machine::adopt_exec(std::uint32_t number) {
     return guest_->channel() ? guest_->channel()->adopt(number) : nullptr;
 }

@@ -64,6 +64,8 @@ public:
     std::shared_ptr<agent::ExecSession> exec(const agent::ExecSpec& spec);  // Error(failed_precondition) unless running
     // A command of before, after a restart of the daemon, if it was named at reconciliation; once. Null when it is not there.
     std::shared_ptr<agent::ExecSession> adopt_exec(std::uint32_t number);
+    // How many processes of commands that ended run on.
+    io::Task<std::uint32_t> count_left(std::stop_token stop);
     // Asks the guest to power off; after `grace`, QEMU is ended. The disk stays. Fine in any state.
     io::Task<void> stop(std::chrono::nanoseconds grace, std::stop_token stop);
     // Ends and removes everything but a workspace's disk, the record last. Idempotent, from any state, any number of callers; the first one's

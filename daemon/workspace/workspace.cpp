@@ -13,7 +13,7 @@
 namespace pyro::workspace {
 namespace {
 
-constexpr std::chrono::seconds stop_grace{10};
+constexpr std::chrono::seconds stop_grace{10}, answer_patience{2};
 constexpr std::int64_t activity_interval = 60;  // seconds between two writes of when it was last used
 
 void make_directory(const std::string& path) {
@@ -375,6 +375,21 @@ std::vector<std::shared_ptr<Exec>> Workspace::execs() const {
 
 std::size_t Workspace::running_execs() const {
     return static_cast<std::size_t>(std::ranges::count_if(execs_, [](const auto& entry) { return !entry.second->ended(); }));
+}
+
+io::Task<std::int64_t> Workspace::left_processes(std::stop_token stop) {
+    const auto self = shared_from_this();
+    const std::shared_ptr<vm::Machine> machine = machine_;
+    if (state() != State::running) co_return 0;
+    io::Deadline soon(services_.executor, answer_patience, stop);
+    try {
+        co_return co_await machine->count_left(soon.token());
+    } catch (const Cancelled&) {
+        if (stop.stop_requested()) throw;
+    } catch (const Error&) {
+        // It ends just now.
+    }
+    co_return 0;
 }
 
 Workspace::Use::Use(std::shared_ptr<Workspace> workspace) : workspace_(std::move(workspace)) {

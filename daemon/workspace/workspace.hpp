@@ -68,6 +68,9 @@ public:
     std::vector<std::shared_ptr<Exec>> execs() const;  // newest first
     std::size_t running_execs() const;
 
+    // Processes that ended commands left running; none where it sleeps, or its guest does not answer soon.
+    io::Task<std::int64_t> left_processes(std::stop_token stop);
+
     // Held while the tree is changed as a whole: patches, syncs, writes.
     io::Semaphore& changing() noexcept { return changing_; }
 

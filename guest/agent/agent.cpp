@@ -3,6 +3,7 @@
 #include "common/error.hpp"
 #include "guest/agent/machine.hpp"
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <cstring>
@@ -186,6 +187,15 @@ void Agent::remove_left_cgroups() {
     std::erase_if(left_cgroups_, [](const std::string& path) { return ::rmdir(path.c_str()) == 0 || errno == ENOENT; });
 }
 
+std::uint32_t Agent::count_left() const {
+    std::uint32_t count = 0;
+    for (const std::string& path : left_cgroups_) {
+        const std::string pids = read_small_file(path + "/cgroup.procs");
+        count += static_cast<std::uint32_t>(std::count(pids.begin(), pids.end(), '\n'));
+    }
+    return count;
+}
+
 void Agent::read_port() {
     bool gone = false;
     for (std::size_t taken = 0; readable_ && taken < read_budget;) {
@@ -301,6 +311,10 @@ void Agent::fill() {
         synced_pending_ = false;
         send(FrameType::synced, 0, 0, {});
     }
+    if (count_answered_ != count_asked_) {
+        count_answered_ = count_asked_;
+        send(FrameType::counted, 0, count_asked_, wire::encode_u32(count_left()));
+    }
     // Everybody once around, beginning after whoever came first last time.
     const auto serve = [this](Exec& exec) {
         if (exec.started_pending) {
@@ -353,6 +367,7 @@ void Agent::on_frame(const Frame& frame) {
             ::sync();
             synced_pending_ = true;
             return;
+        case FrameType::count: count_asked_ = frame.offset; return;
         default: break;
     }
     const auto found = execs_.find(frame.stream);
@@ -392,6 +407,7 @@ void Agent::on_attach(const Frame& frame) {
     spec_.clear(), spec_of_ = 0;
     hello_pending_ = true;
     ready_pending_ = synced_pending_ = false;
+    count_asked_ = count_answered_ = 0;
     for (auto& [number, exec] : execs_) {
         const auto resume = std::find_if(attach.resume.begin(), attach.resume.end(), [n = number](const auto& r) { return r.exec == n; });
         if (resume == attach.resume.end()) exec->resume(0, 0);

@@ -53,6 +53,7 @@ private:
     void make_next_cgroup();
     std::string take_cgroup();                       // empty where there are none
     void remove_left_cgroups();
+    std::uint32_t count_left() const;
     void read_boot_id();
 
     Surroundings surroundings_;
@@ -60,6 +61,7 @@ private:
     proto::agent::FrameDecoder decoder_{0, true};
     bool readable_ = false, writable_ = false;
     bool hello_pending_ = false, ready_pending_ = false, synced_pending_ = false;
+    std::uint64_t count_asked_ = 0, count_answered_ = 0;
     bool entered_ = false;                           // the root disk, once
     bool started_ = false;                           // with the last identity
     std::uint64_t start_number_ = 0;                 // of the last start
