@@ -123,7 +123,7 @@ std::vector<pid_t> vm_processes() {
 }
 
 struct Options {
-    std::string qemu = "/usr/bin/qemu-system-x86_64", kernel = ::kernel, initramfs = ::initramfs, kvm_device = "/nonexistent/kvm";
+    std::string qemu = setting("PYRO_TEST_QEMU", "/usr/bin/qemu-system-x86_64"), kernel = ::kernel, initramfs = ::initramfs, kvm_device = "/nonexistent/kvm";
     QuotaLimits limits;
     std::chrono::nanoseconds patience = 60s;
     bool templates = false;
