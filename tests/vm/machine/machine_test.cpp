@@ -48,8 +48,12 @@ void run_program(std::vector<std::string> words) {
     std::vector<char*> argv;
     for (std::string& word : words) argv.push_back(word.data());
     argv.push_back(nullptr);
+    posix_spawn_file_actions_t quietly;
+    ::posix_spawn_file_actions_init(&quietly);
+    ::posix_spawn_file_actions_addopen(&quietly, 1, "/dev/null", O_WRONLY, 0);
     pid_t pid = 0;
-    REQUIRE(::posix_spawnp(&pid, argv[0], nullptr, nullptr, argv.data(), environ) == 0);
+    REQUIRE(::posix_spawnp(&pid, argv[0], &quietly, nullptr, argv.data(), environ) == 0);
+    ::posix_spawn_file_actions_destroy(&quietly);
     int status = -1;
     REQUIRE(::waitpid(pid, &status, 0) == pid);
     REQUIRE(status == 0);
@@ -62,10 +66,10 @@ const std::string& root_image() {
         fs::remove_all(tree);
         for (const char* directory : {"bin", "etc", "root", "tmp", "dev", "proc", "sys", "run"}) fs::create_directories(tree / directory);
         fs::copy_file("/bin/busybox", tree / "bin/busybox");
-        for (const char* name : {"sh", "cat", "echo", "id", "head", "true", "uname", "hostname", "ls", "poweroff", "dd", "sync", "seq"})
+        for (const char* name : {"sh", "cat", "echo", "id", "head", "true", "uname", "hostname", "ls", "poweroff", "dd", "sync", "seq", "stat", "mv", "rm", "grep"})
             fs::create_symlink("busybox", tree / "bin" / name);
-        std::ofstream(tree / "etc/passwd") << "root:x:0:0:root:/root:/bin/sh\n";
-        std::ofstream(tree / "etc/group") << "root:x:0:\n";
+        std::ofstream(tree / "etc/passwd") << "root:x:0:0:root:/root:/bin/sh\nalice:x:1000:1000::/:/bin/sh\n";
+        std::ofstream(tree / "etc/group") << "root:x:0:\nalice:x:1000:\n";
         fs::remove(tiny_root);
         run_program({"mke2fs", "-q", "-t", "ext4", "-d", tree, tiny_root, "64M"});
         fs::remove_all(tree);
@@ -73,6 +77,23 @@ const std::string& root_image() {
     }();
     REQUIRE(made);
     return tiny_root;
+}
+
+// A seed of two files, once.
+const std::string& seed_image() {
+    static const std::string path = [] {
+        const std::string made = build + "/tests/vm/machine/seed.ext4";
+        const fs::path tree = made + ".tree";
+        fs::remove_all(tree);
+        fs::create_directories(tree / "sub");
+        std::ofstream(tree / "kept") << "kept\n";
+        std::ofstream(tree / "sub/changed") << "old\n";
+        fs::remove(made);
+        run_program({"mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-E", "root_owner=0:0", "-d", tree, made, "1M"});
+        fs::remove_all(tree);
+        return made;
+    }();
+    return path;
 }
 
 std::string status_field(pid_t pid, const std::string& name) {
@@ -102,7 +123,7 @@ std::vector<pid_t> vm_processes() {
 }
 
 struct Options {
-    std::string qemu = "/usr/bin/qemu-system-x86_64", kernel = ::kernel, initramfs = ::initramfs, kvm_device = "/nonexistent/kvm";
+    std::string qemu = setting("PYRO_TEST_QEMU", "/usr/bin/qemu-system-x86_64"), kernel = ::kernel, initramfs = ::initramfs, kvm_device = "/nonexistent/kvm";
     QuotaLimits limits;
     std::chrono::nanoseconds patience = 60s;
     bool templates = false;
@@ -125,7 +146,7 @@ struct Host {
           supervisor(supervise::make_plain_supervisor(instance)),
           hypervisor(qemu::make_qemu_hypervisor(executor, *supervisor, config(directories, options))),
           uids(store, first_uid, last_uid, directories.path + "/uids.lock"),
-          registry(executor, store, *hypervisor, uids, registry_config(directories, options)) {}
+          registry(executor, store, *hypervisor, uids, registry_config(directories, options)), disks(directories.path + "/disks/") {}
 
     static qemu::BackendConfig config(const Directories& directories, const Options& options) {
         qemu::BackendConfig out;
@@ -151,7 +172,20 @@ struct Host {
     std::unique_ptr<Hypervisor> hypervisor;
     VmUids uids;
     MachineRegistry registry;
+    std::string disks;
 };
+
+// By e2fsck, of a machine that does not run.
+void check_disk(const Host& host, const std::string& id) {
+    std::string layers = R"({"driver":"raw","file":{"driver":"file","filename":")" + root_image() + R"("}})";
+    for (const std::string& name : {id + ".base.qcow2", id + ".qcow2"})
+        if (fs::exists(host.disks + name))
+            layers = R"({"driver":"qcow2","file":{"driver":"file","filename":")" + host.disks + name + R"("},"backing":)" + layers + "}";
+    const std::string whole = host.disks + "whole";
+    run_program({"qemu-img", "convert", "-O", "raw", "json:" + layers, whole});
+    run_program({"e2fsck", "-fn", whole});
+    fs::remove(whole);
+}
 
 std::uint64_t booted = 0;
 
@@ -205,6 +239,15 @@ StartRequest start_with(const std::string& script) {
     StartRequest out;
     out.root.path = root_image();
     out.first_command = shell(script);
+    return out;
+}
+
+StartRequest workspace_with(const std::string& script, bool seeded = true) {
+    StartRequest out = start_with(script);
+    out.first_command->cwd = "/workspace";
+    out.first_command->user = "alice";
+    out.workspace = agent::Workspace{seeded, "alice"};
+    if (seeded) out.seed = seed_image();
     return out;
 }
 
@@ -381,6 +424,129 @@ TEST_CASE("a stopped machine goes on from an image that knows no disk, with its 
         REQUIRE(host.registry.statistics().retried == 0);
         REQUIRE(host.registry.statistics().restored == 3);
         co_await host.registry.remove(machine);
+    });
+}
+
+// What the seed's files look like, and what was made of them before.
+const std::string look = "cat kept sub/changed; stat -c '%U:%G %a' . kept sub; id -un; ";
+
+TEST_CASE("a workspace is its disk over its seed, however its machine starts, and lasts longer than that") {
+    Options warm;
+    warm.templates = true;
+    on_host(warm, [](Host& host) -> io::Task<void> {
+        const std::string owned = "alice:alice 755\nalice:alice 644\nalice:alice 755\nalice\n";
+        // A boot of its own.
+        auto machine = co_await host.registry.create(request(state::MachineKind::workspace));
+        const std::string id = machine->id();
+        const std::string write = look + "rm -r sub && echo new > made && echo more >> kept && ls";
+        StartRequest start = workspace_with(write);
+        start.at_best = StartKind::cold;
+        auto session = co_await machine->start(std::move(start), never);
+        REQUIRE(machine->started_as() == StartKind::cold);
+        std::string out = co_await output_of(std::move(session));
+        REQUIRE(out == "kept\nold\n" + owned + "kept\nlost+found\nmade\n");
+        agent::ExecSpec words;
+        words.argv = {"files", "read", "made"};
+        words.builtin = true;
+        words.has_stdin = false;
+        out = co_await output_of(machine->exec(words));
+        REQUIRE(out.starts_with("new\n"));
+        const std::string attack = "for f in /.pyro/workspace/lower/kept /dev/vdb; do echo x 2>/dev/null > $f && echo wrote $f; done; cat /.pyro/workspace/lower/kept";
+        out = co_await output_of(machine->exec(shell(attack)));
+        REQUIRE(out == "kept\n");
+        co_await machine->stop(30s, never);
+        check_disk(host, id);
+        // Again, by the same machine; then by another one on its disk, from an image that knows no disk.
+        start = workspace_with("cat kept made; ls");
+        start.at_best = StartKind::cold;
+        session = co_await machine->start(std::move(start), never);
+        out = co_await output_of(std::move(session));
+        REQUIRE(out == "kept\nmore\nnew\nkept\nlost+found\nmade\n");
+        co_await machine->stop(30s, never);
+        co_await host.registry.remove(machine);
+        REQUIRE(fs::exists(host.disks + id + ".qcow2"));
+        co_await have_template(host, TemplateTier::bare);
+        MachineRequest again = request(state::MachineKind::workspace);
+        again.disk = id;
+        machine = co_await host.registry.create(again);
+        REQUIRE(machine->id() == id);
+        session = co_await machine->start(workspace_with("cat kept made; ls; echo last > made"), never);
+        REQUIRE(machine->started_as() == StartKind::restored);
+        out = co_await output_of(std::move(session));
+        REQUIRE(out == "kept\nmore\nnew\nkept\nlost+found\nmade\n");
+        co_await machine->stop(30s, never);
+        check_disk(host, id);
+        co_await host.registry.remove(machine);
+        host.registry.remove_disk(id);
+        REQUIRE(fs::is_empty(host.disks));
+        REQUIRE(host.registry.statistics().retried == 0);
+    });
+}
+
+TEST_CASE("a workspace goes on from an image, or is a spare that got its seed, and that one outlives its daemon") {
+    Options warm;
+    warm.templates = true;
+    on_host(warm, [](Host& host) -> io::Task<void> {
+        const std::string expected = "kept\nold\nalice:alice 755\nalice:alice 644\nalice:alice 755\nalice\n";
+        co_await have_template(host, TemplateTier::pristine);
+        std::vector<std::string> ids;
+        for (const StartKind kind : {StartKind::restored, StartKind::spare}) {
+            StartRequest start = workspace_with(look + "echo x > made");
+            RootImage root = start.root;
+            auto machine = co_await host.registry.create(request(state::MachineKind::workspace), std::move(root), StartKind::spare, never);
+            ids.push_back(machine->id());
+            auto session = co_await machine->start(std::move(start), never);
+            REQUIRE(machine->started_as() == kind);
+            const std::string out = co_await output_of(std::move(session));
+            REQUIRE(out == expected);
+            REQUIRE(host.store.find_machine(admin, machine->id())->kind == state::MachineKind::workspace);
+            REQUIRE(host.store.find_machine(admin, machine->id())->process.pid == machine->row().process.pid);
+            if (kind == StartKind::spare) continue;
+            host.registry.replenish(*machine);
+            while (host.registry.spares().waiting() == 0) co_await io::sleep_for(1ms, never);
+            const auto rows = host.store.all_machines();
+            REQUIRE(rows.size() == 2);
+            REQUIRE(std::ranges::count(rows, state::MachineKind::spare, &state::MachineRow::kind) == 1);
+            // No run's: that one is to end with its daemon.
+            StartRequest run = start_with("true");
+            root = run.root;
+            auto other = co_await host.registry.create(request(), std::move(root), StartKind::spare, never);
+            co_await other->start(std::move(run), never);
+            REQUIRE(other->started_as() == StartKind::restored);
+            co_await host.registry.remove(other);
+        }
+        REQUIRE(host.registry.statistics().retried == 0);
+        for (const std::string& id : ids) {
+            auto machine = host.registry.get(admin, id);
+            co_await machine->stop(30s, never);
+            check_disk(host, id);
+            co_await host.registry.remove(machine);
+            host.registry.remove_disk(id);
+        }
+    });
+}
+
+TEST_CASE("a seed that is none is why a workspace does not start, and none of its machine's files is left but its disk") {
+    on_host({}, [](Host& host) -> io::Task<void> {
+        const std::string zeros = seed_image() + ".zeros";
+        std::ofstream(zeros) << std::string(4096, '\0');
+        for (const auto& [seed, expected] : {std::pair{zeros, "the guest could not start: the workspace: read the seed: Invalid argument"},
+                                             {std::string("/nonexistent/seed"), "the seed's image /nonexistent/seed cannot be used"}}) {
+            auto machine = co_await host.registry.create(request(state::MachineKind::workspace));
+            StartRequest start = workspace_with("true");
+            start.seed = seed;
+            std::string message;
+            try {
+                co_await machine->start(std::move(start), never);
+            } catch (const Error& e) {
+                message = e.message();
+            }
+            REQUIRE(message == expected);
+            const std::string id = machine->id();
+            co_await host.registry.remove(machine);
+            host.registry.remove_disk(id);
+        }
+        fs::remove(zeros);
     });
 }
 
@@ -790,6 +956,62 @@ TEST_CASE("a daemon that is killed while machines boot and run leaves nothing be
     });
 }
 
+TEST_CASE("a daemon that is killed leaves its workspaces running, and no spare of theirs") {
+    root_image();
+    seed_image();
+    Directories directories;
+    Options warm;
+    warm.templates = true;
+    const pid_t daemon = ::fork();
+    if (daemon == 0) {
+        run_coro([&]() -> io::Task<void> {
+            io::Executor executor = co_await io::this_executor();
+            Host host(executor, directories, warm);
+            co_await host.registry.reconcile();
+            co_await have_template(host, TemplateTier::pristine);
+            auto machine = co_await host.registry.create(request(state::MachineKind::workspace));
+            auto session = co_await machine->start(workspace_with("echo made > made"), never);
+            co_await output_of(std::move(session));
+            host.registry.replenish(*machine);
+            while (host.registry.spares().waiting() == 0) co_await io::sleep_for(1ms, never);
+            ::raise(SIGKILL);
+        });
+    }
+    int status = 0;
+    REQUIRE(::waitpid(daemon, &status, 0) == daemon);
+    REQUIRE((WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL));
+    booted += 3;
+    const std::vector<pid_t> outliving = vm_processes();
+    const std::shared_ptr<void> ender(nullptr, [&outliving](void*) { for (const pid_t pid : outliving) ::kill(pid, SIGKILL); });
+    REQUIRE(outliving.size() == 2);
+    std::ofstream(directories.path + "/disks/dddddddddddd.qcow2") << "x";
+    run_coro([&]() -> io::Task<void> {
+        io::Executor executor = co_await io::this_executor();
+        Host host(executor, directories, {});
+        REQUIRE(host.store.all_machines().size() == 2);
+        std::set<std::string> disks{"dddddddddddd"};
+        co_await host.registry.reconcile(std::move(disks));
+        REQUIRE(host.store.all_machines().size() == 1);
+        REQUIRE(vm_processes().size() == 1);
+        const auto machines = host.registry.list(admin);
+        REQUIRE(machines.size() == 1);
+        REQUIRE(machines[0]->row().state == state::MachineState::running);
+        agent::ExecSpec read = shell("cat kept made");
+        read.cwd = "/workspace";
+        const std::string out = co_await output_of(machines[0]->exec(read));
+        REQUIRE(out == "kept\nmade\n");
+        const std::string id = machines[0]->id();
+        co_await host.registry.remove(machines[0]);
+        host.registry.remove_disk(id);
+        REQUIRE(fs::exists(host.disks + "dddddddddddd.qcow2"));
+        host.registry.remove_disk("dddddddddddd");
+        REQUIRE(fs::is_empty(host.disks));
+        co_await host.registry.shut_down();
+        co_await host.hypervisor->close();
+    });
+    REQUIRE(vm_processes().empty());
+}
+
 // By hand, machine_test "[soak]": starts to the end of a first command, half of them with four busy processes beside.
 TEST_CASE("three hundred starts in a row", "[.][soak]") {
     on_host({}, [](Host& host) -> io::Task<void> {
@@ -872,5 +1094,5 @@ TEST_CASE("what the host adds to a command", "[.][bench]") {
 TEST_CASE("the suite booted guests") {
     std::cout << "machine_test booted " << booted << " guests" << std::endl;
     std::ofstream(build + "/guests-booted", std::ios::app) << booted << "\n";
-    REQUIRE(booted >= 28);  // without KVM, and with a time to live that is over early
+    REQUIRE(booted >= 38);  // without KVM, and with a time to live that is over early
 }
