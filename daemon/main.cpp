@@ -160,7 +160,7 @@ io::Task<void> serve(const Config& config, const Options& options, state::Store&
 
     service::Services services(
         service::EnvService(environments, machines, config.templates.after_pull),
-        service::PrepareService(environments, machines),
+        service::PrepareService(environments, machines, workspaces),
         service::SystemService(environments, machines, *hypervisor, *supervisor, store, instance, host_paths(config)),
         service::VmService(environments, machines, *supervisor, pool, removals, {config.host_compat.allow, config.workers.bubblewrap, sandboxes}),
         service::WorkspaceService(environments, workspaces, seeds), service::ExecService(workspaces), service::FileService(workspaces));

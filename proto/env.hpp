@@ -141,7 +141,7 @@ struct PrepareStep {
     bool changed = false;
     std::int64_t took_ms = 0;
     static constexpr auto fields() {
-        return std::array{field<&PrepareStep::step>("step", "environment; image: for new VMs; image-restart: for stopped ones; run: a command in a VM from the image"),
+        return std::array{field<&PrepareStep::step>("step", "environment; image: for new VMs; image-restart: for stopped ones; run: a command in a VM from the image; workspace-create, -exec, -reset, -delete: the daily loop once"),
                           field<&PrepareStep::changed>("changed", "False if it was there already"),
                           field<&PrepareStep::took_ms>("took_ms", "How long it took, in milliseconds")};
     }

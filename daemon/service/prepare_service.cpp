@@ -22,6 +22,15 @@ proto::PrepareStep step(const char* name, bool changed, Clock::duration took) {
     return out;
 }
 
+agent::ExecSpec nothing() {
+    agent::ExecSpec command;
+    command.argv = {"true"};
+    command.env = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"};
+    command.cwd = "/";
+    command.has_stdin = false;
+    return command;
+}
+
 void say(rpc::Call& call, const char* phase) {
     proto::Progress event;
     event.phase = phase;
@@ -54,7 +63,42 @@ io::Task<proto::EnvPrepareResult> PrepareService::serve(proto::EnvPrepare, proto
     began = Clock::now();
     co_await run_once(call, params.environment, environment);
     result.steps.push_back(step("run", true, Clock::now() - began));
+    co_await try_workspace(call, environment, result);
     co_return result;
+}
+
+// The daily loop once, and what the next workspace is made after.
+io::Task<void> PrepareService::try_workspace(rpc::Call& call, std::shared_ptr<const env::Lease> environment, proto::EnvPrepareResult& result) {
+    workspace::WorkspaceRequest request;
+    request.owner_uid = call.peer().uid;
+    request.environment = result.environment;
+    request.lease = std::move(environment);
+    request.ttl_seconds = run_ttl_seconds;
+    std::shared_ptr<workspace::Workspace> workspace = workspaces_.reserve(request);
+    std::exception_ptr failure;
+    auto began = Clock::now();
+    const auto done = [&](const char* name) {
+        result.steps.push_back(step(name, true, Clock::now() - began));
+        began = Clock::now();
+    };
+    try {
+        say(call, "workspace");
+        std::shared_ptr<const workspace::Seed> none;
+        co_await workspaces_.create(workspace, request, std::move(none), call.stop());
+        done("workspace-create");
+        agent::ExecSpec command = nothing();
+        const std::shared_ptr<workspace::Exec> exec = co_await workspace->exec(vm::new_guest_id(), std::move(command), std::chrono::seconds(run_ttl_seconds), call.stop());
+        co_await exec->wait_end(call.stop());
+        done("workspace-exec");
+        co_await workspace->reset(call.stop());
+        done("workspace-reset");
+    } catch (...) {
+        failure = std::current_exception();
+    }
+    began = Clock::now();
+    co_await workspaces_.remove(workspace);
+    if (failure) std::rethrow_exception(failure);
+    done("workspace-delete");
 }
 
 io::Task<bool> PrepareService::installed(const std::string& name, rpc::Call& call) {
@@ -78,12 +122,7 @@ io::Task<void> PrepareService::run_once(rpc::Call& call, const std::string& name
     vm::StartRequest start;
     start.root = root_image_of(std::move(environment));
     start.at_best = vm::StartKind::restored;
-    agent::ExecSpec command;
-    command.argv = {"true"};
-    command.env = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"};
-    command.cwd = "/";
-    command.has_stdin = false;
-    start.first_command = std::move(command);
+    start.first_command = nothing();
     std::exception_ptr failure;
     try {
         const std::shared_ptr<agent::ExecSession> session = co_await machine->start(std::move(start), call.stop());
