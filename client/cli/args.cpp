@@ -38,9 +38,11 @@ void add_globals(CLI::App& app, Globals& globals, bool& help) {
 }
 
 void add_fields(Collected& to) {
-    for (const FieldInfo& field : to.verb->params().fields) {
-        if (field.options.cli == Cli::none || field.options.cli == Cli::rest) continue;
-        const std::string name = field.options.cli == Cli::positional ? std::string(field.name)
+    for (const FieldInfo* each : to.verb->fields()) {
+        const FieldInfo& field = *each;
+        const bool by_place = field.options.cli == Cli::positional || field.options.cli == Cli::rest;
+        if (field.options.cli == Cli::none || &field == command_of(to.verb->params())) continue;
+        const std::string name = by_place ? std::string(field.name)
                                  : (field.options.short_flag ? std::string{'-', field.options.short_flag, ','} : std::string()) + flag_of(field);
         if (!takes_value(field)) {
             to.app->add_flag(name, to.flags.emplace_back(&field, false).second);
@@ -50,10 +52,19 @@ void add_fields(Collected& to) {
         const bool many = kind == Kind::list || kind == Kind::map;
         CLI::Option* option = to.app->add_option(name, to.values.emplace_back(&field, std::vector<std::string>()).second);
         option->type_size(1)->expected(1)->allow_extra_args(false)->type_name(placeholder_of(field));
+        if (field.options.cli == Cli::rest) option->expected(-1)->allow_extra_args();
         // Of an option given twice the last one counts, as everywhere; the decoder says what is missing.
         if (many) option->take_all();
         else if (field.options.cli == Cli::option) option->take_last();
     }
+}
+
+// The subcommand that `words` name; the groups it is in are there already.
+CLI::App* add_below(CLI::App& app, std::string_view words) {
+    CLI::App* parent = &app;
+    for (std::size_t space; (space = words.find(' ')) != std::string_view::npos; words.remove_prefix(space + 1))
+        parent = parent->get_subcommand(std::string(words.substr(0, space)));
+    return parent->add_subcommand(std::string(words));
 }
 
 // Where in `args` (which begin after the verb) the command starts: behind the positionals, at `--` or at the first word that is no option.
@@ -94,8 +105,9 @@ std::size_t command_start(const proto::TypeInfo& params, const std::vector<std::
 
 std::string called(const FieldInfo& field) { return field.options.cli == Cli::option ? flag_of(field) : placeholder_of(field); }
 
-json parse_value(const FieldInfo& field, const std::string& text) {
-    if (!is_valid_utf8(text)) throw Error(ErrorCode::invalid_argument, called(field) + ": is not valid UTF-8");
+// `sent`: to the daemon, whose messages hold UTF-8 only. A path of this host may be anything.
+json parse_value(const FieldInfo& field, const std::string& text, bool sent = true) {
+    if (sent && !is_valid_utf8(text)) throw Error(ErrorCode::invalid_argument, called(field) + ": is not valid UTF-8");
     if (field.type().kind != Kind::integer) return text;
     std::int64_t number = 0;
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
@@ -170,7 +182,7 @@ Invocation parse_args(const std::vector<std::string>& args, const char* (*enviro
     // CLI11 sees the words before the command only: what comes after belongs to the guest.
     std::vector<std::string> ours = args;
     std::vector<std::string> command;
-    const FieldInfo* rest = found.verb ? rest_of(found.verb->params()) : nullptr;
+    const FieldInfo* rest = found.verb ? command_of(found.verb->params()) : nullptr;
     if (rest) {
         const std::vector<std::string> after(args.begin() + static_cast<std::ptrdiff_t>(found.end), args.end());
         const std::size_t start = command_start(found.verb->params(), after);
@@ -184,11 +196,9 @@ Invocation parse_args(const std::vector<std::string>& args, const char* (*enviro
     add_globals(app, out.globals, help);
     app.add_flag("-V,--version", version);
     std::list<Collected> collected;
-    for (const Group& group : groups()) add_globals(*app.add_subcommand(std::string(group.name)), out.globals, help);
+    for (const Group& group : groups()) add_globals(*add_below(app, group.name), out.globals, help);
     for (const Verb& verb : verbs()) {
-        const std::size_t space = verb.words.find(' ');
-        CLI::App* parent = space == std::string_view::npos ? &app : app.get_subcommand(std::string(verb.words.substr(0, space)));
-        CLI::App* sub = parent->add_subcommand(std::string(space == std::string_view::npos ? verb.words : verb.words.substr(space + 1)));
+        CLI::App* sub = add_below(app, verb.words);
         if (&verb != found.verb) continue;  // only the one that is meant needs its fields
         add_globals(*sub, out.globals, help);
         if (has_id_only(verb)) sub->add_flag("--id-only", out.globals.id_only);
@@ -216,7 +226,8 @@ Invocation parse_args(const std::vector<std::string>& args, const char* (*enviro
         out.what = Invocation::What::version;
         return out;
     }
-    if (help || (!found.verb && found.words.empty() && ours.empty())) {
+    // Words that only begin commands, and nothing else, ask what there is.
+    if (help || (!found.verb && found.end == ours.size())) {
         out.what = Invocation::What::help;
         out.topic = found.words;
         return out;
@@ -225,19 +236,23 @@ Invocation parse_args(const std::vector<std::string>& args, const char* (*enviro
 
     out.verb = found.verb;
     const proto::TypeInfo& params = found.verb->params();
+    const auto is_own = [&](const FieldInfo* field) {
+        return found.verb->own && std::any_of(found.verb->own().fields.begin(), found.verb->own().fields.end(), [&](const FieldInfo& own) { return &own == field; });
+    };
     try {
         for (const auto& [field, given] : collected.front().flags) {
             if (!given) continue;
-            out.params[std::string(field->name)] = true;
+            (is_own(field) ? out.own : out.params)[std::string(field->name)] = true;
             out.given.emplace(field->name);
         }
         for (const auto& [field, texts] : collected.front().values) {
             if (texts.empty()) continue;
-            json& value = out.params[std::string(field->name)];
+            const bool sent = !is_own(field);
+            json& value = (sent ? out.params : out.own)[std::string(field->name)];
             const Kind kind = field->type().kind;
             if (kind == Kind::map) value = parse_map(*field, texts, environment);
             else if (kind == Kind::list) for (const std::string& text : texts) value.push_back(parse_value(*field, text));
-            else value = parse_value(*field, texts.back());
+            else value = parse_value(*field, texts.back(), sent);
             out.given.emplace(field->name);
         }
         if (rest && !command.empty()) {
@@ -255,11 +270,15 @@ Invocation parse_args(const std::vector<std::string>& args, const char* (*enviro
     } catch (const Error& e) {
         throw usage(e.message());
     }
-    try {
-        found.verb->check(out.params);
-    } catch (const Error& e) {
-        throw usage(in_flags(params, e.message()));
-    }
+    const auto check = [&](const proto::TypeInfo& type, void (*decode)(const json&), const json& value) {
+        try {
+            decode(value);
+        } catch (const Error& e) {
+            throw usage(in_flags(type, e.message()));
+        }
+    };
+    check(params, found.verb->check, out.params);
+    if (found.verb->own) check(found.verb->own(), found.verb->check_own, out.own);
     return out;
 }
 

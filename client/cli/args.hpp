@@ -24,6 +24,7 @@ struct Invocation {
     const Verb* verb = nullptr;   // call
     Globals globals;
     nlohmann::json params = nlohmann::json::object();  // call: decodes
+    nlohmann::json own = nlohmann::json::object();     // the client's own fields: decode too, and may hold what is no UTF-8
     std::set<std::string> given;  // fields that were on the command line
 };
 

@@ -12,6 +12,34 @@ namespace pyro::client {
 
 namespace {
 
+// Those that are more than a call and its result.
+struct Command {
+    std::string_view words;
+    int (*run)(const Invocation&);
+};
+constexpr Command commands[] = {
+    {"doctor", &doctor_command},
+    {"demo", &demo_command},
+    {"bench", &bench_command},
+    {"completion", &completion_command},
+    {"run", &run_command},
+    {"vm exec", &run_command},
+    {"workspace create", &workspace_create_command},
+    {"workspace list", &workspace_list_command},
+    {"workspace summary", &workspace_summary_command},
+    {"workspace exec", &workspace_exec_command},
+    {"workspace attach", &workspace_attach_command},
+    {"workspace logs", &workspace_logs_command},
+    {"workspace ps", &workspace_ps_command},
+    {"workspace file list", &file_list_command},
+    {"workspace file read", &file_read_command},
+    {"workspace file write", &file_write_command},
+    {"workspace patch apply", &patch_apply_command},
+    {"workspace diff", &diff_command},
+    {"workspace sync push", &sync_push_command},
+    {"workspace export", &export_command},
+};
+
 int dispatch(const Invocation& call) {
     if (call.what == Invocation::What::version) {
         write_stdout(call.globals.json ? document({{"version", PYRO_VERSION}}) : std::string("pyro " PYRO_VERSION "\n"));
@@ -21,11 +49,9 @@ int dispatch(const Invocation& call) {
         write_stdout(help_text(call.topic));
         return status::ok;
     }
-    if (call.verb->words == "doctor") return doctor_command(call);
-    if (call.verb->words == "demo") return demo_command(call);
-    if (call.verb->words == "bench") return bench_command(call);
-    if (call.verb->words == "completion") return completion_command(call);
-    return call.verb->method->traits.carries == proto::Carries::streams ? run_command(call) : call_method(call);
+    for (const auto& [words, command] : commands)
+        if (words == call.verb->words) return command(call);
+    return call_method(call);
 }
 
 int tell(const Error& error, bool as_json, int exit_status) {

@@ -1,8 +1,9 @@
-// Completion scripts for bash, zsh and fish, from the tables; names of environments and VMs come from `pyro __complete`.
+// Completion scripts for bash, zsh and fish, from the tables; names of environments, VMs and so on come from `pyro __complete`.
 #include "client/cli/commands.hpp"
 #include "client/cli/render.hpp"
 #include "client/cli/terminal.hpp"
 #include "proto/env.hpp"
+#include "proto/exec.hpp"
 
 #include <algorithm>
 #include <csignal>
@@ -20,7 +21,7 @@ namespace {
 struct CompletionOption {
     char letter;
     std::string flag, doc, placeholder;  // no placeholder: takes no value
-    std::string offers;                  // "environment", "vm", "file", "=a b c", "" nothing
+    std::string offers;                  // "environment", "vm", "workspace", "exec", "file", "=a b c", "" nothing
     bool again;
 };
 struct CompletionPlace { std::string name, offers; };
@@ -50,8 +51,9 @@ std::vector<CompletionVerb> completion_verbs() {
     std::vector<CompletionVerb> out;
     for (const Verb& verb : verbs()) {
         CompletionVerb& to = out.emplace_back(CompletionVerb{std::string(verb.words), std::string(verb.doc), {}, {}, false});
-        for (const FieldInfo& field : verb.params().fields) {
-            if (field.options.cli == Cli::rest) to.rest = true;
+        to.rest = command_of(verb.params()) != nullptr;
+        for (const FieldInfo* each : verb.fields()) {
+            const FieldInfo& field = *each;
             if (field.options.cli == Cli::positional) to.places.push_back({placeholder_of(field), offers_of(field)});
             if (field.options.cli != Cli::option) continue;
             const Kind kind = field.type().kind;
@@ -67,13 +69,11 @@ std::vector<CompletionVerb> completion_verbs() {
 // What may follow `prefix` ("" or a group), with its help.
 std::vector<std::pair<std::string, std::string>> next_words(const std::string& prefix) {
     std::vector<std::pair<std::string, std::string>> out;
-    if (prefix.empty())
-        for (const Group& group : groups()) out.emplace_back(std::string(group.name), std::string(group.doc));
-    for (const Verb& verb : verbs()) {
-        const std::string words(verb.words);
-        if (prefix.empty() && words.find(' ') == std::string::npos) out.emplace_back(words, std::string(verb.doc));
-        if (!prefix.empty() && words.starts_with(prefix + " ")) out.emplace_back(words.substr(prefix.size() + 1), std::string(verb.doc));
-    }
+    const auto add = [&](std::string_view words, std::string_view doc) {
+        if (const auto [before, last] = split_last(words); before == prefix) out.emplace_back(std::string(last), std::string(doc));
+    };
+    for (const Group& group : groups()) add(group.name, group.doc);
+    for (const Verb& verb : verbs()) add(verb.words, verb.doc);
     return out;
 }
 
@@ -131,7 +131,7 @@ _pyro_place() {
 }
 
 _pyro() {
-    local line=${COMP_LINE:0:COMP_POINT} words=() command= kind= places=0 i word
+    local line=${COMP_LINE:0:COMP_POINT} words=() command= kind= places=0 first= i word
     COMPREPLY=()
     read -ra words <<<"$line"
     [[ $line == *[[:space:]] ]] && words+=("")
@@ -148,6 +148,7 @@ _pyro() {
         elif [[ " $(_pyro_commands "$command") " == *" $word "* ]]; then
             command=${command:+$command }$word
         else
+            [[ $places -gt 0 ]] || first=$word
             places=$((places + 1))
         fi
     done
@@ -163,10 +164,10 @@ _pyro() {
     fi
     case $kind in
         =*) for word in ${kind#=}; do [[ $word == "$cur"* ]] && COMPREPLY+=("$word"); done ;;
-        environment|vm)
+        environment|vm|workspace|exec)
             while IFS=$'\t' read -r word _; do
                 [[ $word == "$cur"* ]] && COMPREPLY+=("$word")
-            done < <(pyro __complete "$kind" 2>/dev/null)
+            done < <(pyro __complete "$kind" "$first" 2>/dev/null)
             ;;
         none) compopt +o default +o bashdefault 2>/dev/null ;;
     esac
@@ -189,6 +190,8 @@ std::string zsh_offer(const std::string& offers) {
     if (offers.starts_with("=")) return "(" + offers.substr(1) + ")";
     if (offers == "environment") return "_pyro_environments";
     if (offers == "vm") return "_pyro_vms";
+    if (offers == "workspace") return "_pyro_workspaces";
+    if (offers == "exec") return "_pyro_execs";
     if (offers == "file") return "_files";
     return " ";
 }
@@ -220,11 +223,17 @@ _pyro_dynamic() {
     local name about
     while IFS=$'\t' read -r name about; do
         found+=("${name//:/\\:}:$about")
-    done < <(pyro __complete $1 2>/dev/null)
+    done < <(pyro __complete "$@" 2>/dev/null)
     _describe $1 found
 }
 _pyro_environments() { _pyro_dynamic environment }
 _pyro_vms() { _pyro_dynamic vm }
+_pyro_workspaces() { _pyro_dynamic workspace }
+# Those of the first word behind the command that is no option.
+_pyro_execs() {
+    local -a plain=("${(@)words[2,CURRENT-1]:#-*}")
+    _pyro_dynamic exec "$plain[1]"
+}
 )sh";
     for (const CompletionVerb& verb : completion_verbs()) {
         out += "\n" + zsh_function(verb.words) + "() {\n    _arguments -s -S";
@@ -267,6 +276,16 @@ end
 function __pyro_in
     string match -q -- "$argv *" (__pyro_words)" "
 end
+# How many words there are behind the command's own.
+function __pyro_place
+    set -l plain (string split ' ' -- (__pyro_words))
+    __pyro_in $argv[2..-1]; and test (count $plain) -eq (math (count $argv) - 1 + $argv[1])
+end
+# The n-th of all of them.
+function __pyro_word
+    set -l plain (string split ' ' -- (__pyro_words))
+    test (count $plain) -ge $argv[1]; and echo $plain[$argv[1]]
+end
 
 complete -c pyro -f
 complete -c pyro -n '__pyro_at' -s V -l version -d 'Show the version'
@@ -280,19 +299,23 @@ complete -c pyro -l socket -r -F -d 'Socket of the daemon'
     };
     level("");
     for (const Group& group : groups()) level(std::string(group.name));
-    const auto offer = [](const std::string& offers) {
+    const auto offer = [](const CompletionVerb& verb, const std::string& offers) {
         if (offers.starts_with("=")) return " -a '" + offers.substr(1) + "'";
         if (offers == "file") return std::string(" -F");
-        return offers.empty() ? std::string() : " -a '(pyro __complete " + offers + " 2>/dev/null)'";
+        const auto own_words = static_cast<std::size_t>(std::count(verb.words.begin(), verb.words.end(), ' ')) + 1;
+        const std::string which = offers == "exec" ? " (__pyro_word " + std::to_string(own_words + 1) + ")" : "";
+        return offers.empty() ? std::string() : " -a '(pyro __complete " + offers + which + " 2>/dev/null)'";
     };
     for (const CompletionVerb& verb : completion_verbs()) {
         out += "\n";
         for (const CompletionOption& option : verb.options) {
             if (std::any_of(completion_globals().begin(), completion_globals().end(), [&](const CompletionOption& global) { return global.flag == option.flag; })) continue;
             out += "complete -c pyro -n '__pyro_in " + verb.words + "'" + (option.letter ? std::string(" -s ") + option.letter : "") + " -l " + option.flag.substr(2) +
-                   (option.placeholder.empty() ? "" : " -x" + offer(option.offers)) + " -d " + fish_text(option.doc) + "\n";
+                   (option.placeholder.empty() ? "" : (option.offers == "file" ? " -r" : " -x") + offer(verb, option.offers)) + " -d " + fish_text(option.doc) + "\n";
         }
-        if (!verb.places.empty() && !verb.places[0].offers.empty()) out += "complete -c pyro -n '__pyro_at " + verb.words + "'" + offer(verb.places[0].offers) + "\n";
+        for (std::size_t i = 0; i < verb.places.size(); ++i)
+            if (!verb.places[i].offers.empty())
+                out += "complete -c pyro -n '__pyro_place " + std::to_string(i) + " " + verb.words + "'" + offer(verb, verb.places[i].offers) + "\n";
         if (verb.rest) out += "complete -c pyro -n '__pyro_in " + verb.words + "; and not __pyro_at " + verb.words + "' -F\n";
     }
     return out;
@@ -338,7 +361,15 @@ int complete_command(const std::vector<std::string>& args) noexcept {
             for (const auto& e : daemon.call<proto::EnvList>({}).environments) add(e.name, e.description);
         if (kind == "vm")
             for (const auto& vm : daemon.call<proto::VmList>({}).vms)
-                add(vm.vm_id, vm.environment + " " + std::string(enum_names(vm.state)[static_cast<std::size_t>(vm.state)]));
+                add(vm.vm_id, vm.environment + " " + std::string(name_of(vm.state)));
+        if (kind == "workspace")
+            for (const auto& workspace : daemon.call<proto::WorkspaceList>({}).workspaces) {
+                const std::string about = std::string(name_of(workspace.state)) + " " + workspace.environment;
+                if (workspace.name) add(*workspace.name, about);
+                add(workspace.workspace_id, about + (workspace.name ? " " + *workspace.name : ""));
+            }
+        if (kind == "exec" && args.size() > 2)
+            for (const auto& exec : daemon.call<proto::ExecList>({args[2], true}).execs) add(exec.exec_id, std::string(name_of(exec.state)) + " " + command_line(exec.argv));
         write_stdout(out);
     } catch (const std::exception&) {
         // Completion has nobody to tell; nothing is offered.

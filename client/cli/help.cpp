@@ -60,10 +60,10 @@ std::string bounds_and_default(const FieldInfo& field, const void* defaults) {
 struct Rows { std::vector<std::pair<std::string, std::string>> arguments, options; };
 
 Rows rows_of(const Verb& verb) {
-    struct Walk { const Verb& verb; Rows rows; } walk{verb, {}};
-    verb.params().construct_default([](const void* defaults, void* context) {
+    struct Walk { const proto::TypeInfo* record; Rows rows; } walk{&verb.params(), {}};
+    const auto add_fields = [](const void* defaults, void* context) {
         auto& w = *static_cast<Walk*>(context);
-        for (const FieldInfo& field : w.verb.params().fields) {
+        for (const FieldInfo& field : w.record->fields) {
             const std::string doc = std::string(field.doc) + bounds_and_default(field, defaults);
             if (field.options.cli == Cli::positional || field.options.cli == Cli::rest) w.rows.arguments.emplace_back(placeholder_of(field), doc);
             if (field.options.cli != Cli::option) continue;
@@ -72,15 +72,22 @@ Rows rows_of(const Verb& verb) {
             const std::string again = kind == Kind::map || kind == Kind::list ? "; may be given again" : "";
             w.rows.options.emplace_back(letter + flag_of(field) + (takes_value(field) ? " " + placeholder_of(field) : ""), doc + again);
         }
-    }, &walk);
+    };
+    walk.record->construct_default(add_fields, &walk);
+    if (verb.own) {
+        walk.record = &verb.own();
+        walk.record->construct_default(add_fields, &walk);
+    }
     return walk.rows;
 }
 
 std::string usage_of(const Verb& verb) {
     std::string out = "pyro " + std::string(verb.words) + " [options]";
-    for (const FieldInfo& field : verb.params().fields)
-        if (field.options.cli == Cli::positional) out += field.required() ? " " + placeholder_of(field) : " [" + placeholder_of(field) + "]";
-    if (const FieldInfo* rest = rest_of(verb.params())) out += " [--] [" + placeholder_of(*rest) + "...]";
+    for (const FieldInfo* field : verb.fields())
+        if (field->options.cli == Cli::positional) out += field->required() ? " " + placeholder_of(*field) : " [" + placeholder_of(*field) + "]";
+    for (const FieldInfo* field : verb.fields())
+        if (field->options.cli == Cli::option && field->required()) out += " " + flag_of(*field) + " " + placeholder_of(*field);
+    if (const FieldInfo* rest = rest_of(verb.params())) out += (rest == command_of(verb.params()) ? " [--] [" : " [") + placeholder_of(*rest) + "...]";
     return out;
 }
 
@@ -101,8 +108,7 @@ std::string section(const std::string& title, const std::vector<std::pair<std::s
     return out;
 }
 
-constexpr std::string_view path = R"(
-From zero:
+constexpr std::string_view general_path = R"(
   pyro doctor
   pyro env list
   pyro env pull debian:12
@@ -116,6 +122,13 @@ The command's standard output and error are passed through. Exit status: the com
 126 not executable, 127 not found, 128+N ended by signal N, 130 interrupted, 2 wrong usage.
 )";
 
+std::string from_zero(std::string_view words) {
+    std::string_view path = general_path;
+    for (const Group& group : groups())
+        if (!group.path.empty() && (words == group.name || words.starts_with(std::string(group.name) + " "))) path = group.path;
+    return "\nFrom zero:" + std::string(path);
+}
+
 }  // namespace
 
 std::string help_text(std::string_view words) {
@@ -124,7 +137,7 @@ std::string help_text(std::string_view words) {
         if (has_id_only(*verb)) rows.options.emplace_back("    --id-only", "Print just the id");
         rows.options.insert(rows.options.end(), global_options().begin(), global_options().end());
         return "usage: " + usage_of(*verb) + "\n\n" + std::string(verb->doc) + "\n" + section("arguments", rows.arguments) + section("options", rows.options) +
-               (rest_of(verb->params()) ? std::string(about_commands) : std::string()) + std::string(path);
+               (command_of(verb->params()) ? std::string(about_commands) : std::string()) + from_zero(words);
     }
     std::vector<std::pair<std::string, std::string>> commands;
     std::string doc = "Run commands in disposable microVMs: real isolation, ready in a moment, gone afterwards.";
@@ -137,7 +150,7 @@ std::string help_text(std::string_view words) {
     auto options = global_options();
     if (words.empty()) options.emplace_back("-V, --version", "Show the version");
     return "usage: pyro " + (words.empty() ? "" : std::string(words) + " ") + "COMMAND [options]\n\n" + doc + "\n" + section("commands", commands) +
-           section("options", options) + "\n`pyro COMMAND --help` says more of a command.\n" + std::string(path);
+           section("options", options) + "\n`pyro COMMAND --help` says more of a command.\n" + from_zero(words);
 }
 
 }  // namespace pyro::client

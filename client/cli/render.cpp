@@ -54,8 +54,6 @@ std::string byte_size(std::int64_t bytes) {
     return text;
 }
 
-namespace {
-
 std::string local_time(std::int64_t seconds) {
     const std::time_t when = static_cast<std::time_t>(seconds);
     std::tm parts{};
@@ -63,6 +61,16 @@ std::string local_time(std::int64_t seconds) {
     if (!::localtime_r(&when, &parts) || std::strftime(text, sizeof text, "%F %T", &parts) == 0) return std::to_string(seconds);
     return text;
 }
+
+std::string age(std::int64_t seconds) {
+    if (seconds < 2) return "just now";
+    static constexpr std::pair<std::int64_t, const char*> units[] = {{86400, "day"}, {3600, "hour"}, {60, "minute"}, {1, "second"}};
+    for (const auto& [size, name] : units)
+        if (const std::int64_t count = seconds / size; count > 0) return std::to_string(count) + " " + name + (count == 1 ? " ago" : "s ago");
+    return {};
+}
+
+namespace {
 
 // Quoted where a shell would need it, so that borders show.
 std::string shell_word(const std::string& word) {
@@ -72,6 +80,16 @@ std::string shell_word(const std::string& word) {
     for (const char c : word) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
     return out + "'";
 }
+
+}  // namespace
+
+std::string command_line(const std::vector<std::string>& words) {
+    std::string text;
+    for (const std::string& word : words) text += (text.empty() ? "" : " ") + printable(shell_word(word));
+    return text;
+}
+
+namespace {
 
 // One value on one line. `field` gives a number its unit.
 std::string scalar(const FieldInfo* field, const json& value, bool brief) {
@@ -93,8 +111,10 @@ std::string scalar(const FieldInfo* field, const json& value, bool brief) {
     return printable(value.dump(-1, ' ', false, json::error_handler_t::replace));
 }
 
-std::string coloured(const FieldInfo& field, const std::string& text, Style style) {
-    if (!style.colour || field.type().kind != Kind::enumeration || (field.name != "state" && field.name != "status")) return text;
+bool is_state(const FieldInfo& field) { return field.type().kind == Kind::enumeration && (field.name == "state" || field.name == "status"); }
+
+std::string coloured_state(const std::string& text, Style style) {
+    if (!style.colour) return text;
     const auto is_one = [&](std::initializer_list<std::string_view> words) { return std::find(words.begin(), words.end(), text) != words.end(); };
     const char* code = is_one({"running", "installed", "pass"}) ? "32" : is_one({"failed", "broken", "fail"}) ? "31"
                        : is_one({"creating", "booting", "stopping", "warn"}) ? "33" : nullptr;
@@ -127,8 +147,12 @@ std::string table(const TypeInfo& element, const json& rows, Style style, const 
         if (field.type().optional && std::none_of(rows.begin(), rows.end(), [&](const json& row) { return member_of(row, field.name); })) continue;
         columns.push_back(&field);
     }
-    std::vector<std::vector<std::string>> cells(1);
-    for (const FieldInfo* field : columns) cells[0].push_back(heading(field->name));
+    Cells cells(1);
+    std::optional<std::size_t> state;
+    for (const FieldInfo* field : columns) {
+        if (is_state(*field)) state = cells[0].size();
+        cells[0].push_back(heading(field->name));
+    }
     for (const json& row : rows) {
         auto& line = cells.emplace_back();
         for (const FieldInfo* field : columns) {
@@ -136,17 +160,13 @@ std::string table(const TypeInfo& element, const json& rows, Style style, const 
             line.push_back(value ? scalar(field, *value, true) : "-");
         }
     }
-    std::vector<std::size_t> widths(columns.size());
-    for (const auto& line : cells)
-        for (std::size_t i = 0; i < line.size(); ++i) widths[i] = std::max(widths[i], display_width(line[i]));
+    const std::string lines = aligned(cells, style, state);
+    if (indent.empty()) return lines;
     std::string out;
-    for (std::size_t l = 0; l < cells.size(); ++l) {
-        out += indent;
-        for (std::size_t i = 0; i < columns.size(); ++i) {
-            out += l == 0 ? cells[l][i] : coloured(*columns[i], cells[l][i], style);
-            if (i + 1 < columns.size()) out.append(widths[i] - display_width(cells[l][i]) + 2, ' ');
-        }
-        out += "\n";
+    for (std::size_t at = 0; at < lines.size();) {
+        const std::size_t end = lines.find('\n', at) + 1;
+        out += indent + lines.substr(at, end - at);
+        at = end;
     }
     return out;
 }
@@ -171,7 +191,7 @@ std::string record(const TypeInfo& type, const json& value, Style style, const s
             for (const auto& [key, entry] : item->items()) out += indent + "  " + printable(key) + "=" + scalar(nullptr, entry, false) + "\n";
         } else {
             const std::string text = scalar(&field, *item, false);
-            if (!text.empty()) out += std::string(width - field.name.size() + 1, ' ') + coloured(field, text, style);
+            if (!text.empty()) out += std::string(width - field.name.size() + 1, ' ') + (is_state(field) ? coloured_state(text, style) : text);
             out += "\n";
         }
     }
@@ -179,6 +199,23 @@ std::string record(const TypeInfo& type, const json& value, Style style, const s
 }
 
 }  // namespace
+
+std::string aligned(const Cells& rows, Style style, std::optional<std::size_t> state_column) {
+    std::vector<std::size_t> widths;
+    for (const auto& line : rows) {
+        widths.resize(std::max(widths.size(), line.size()));
+        for (std::size_t i = 0; i < line.size(); ++i) widths[i] = std::max(widths[i], display_width(line[i]));
+    }
+    std::string out;
+    for (std::size_t l = 0; l < rows.size(); ++l) {
+        for (std::size_t i = 0; i < rows[l].size(); ++i) {
+            out += l > 0 && state_column == i ? coloured_state(rows[l][i], style) : rows[l][i];
+            if (i + 1 < rows[l].size()) out.append(widths[i] - display_width(rows[l][i]) + 2, ' ');
+        }
+        out += "\n";
+    }
+    return out;
+}
 
 std::string render(const TypeInfo& type, const json& value, Style style) {
     if (type.fields.size() == 1 && is_table(type.fields[0].type())) {

@@ -5,8 +5,10 @@
 
 #include <nlohmann/json.hpp>
 
+#include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace pyro::client {
 
@@ -22,6 +24,16 @@ std::string render(const proto::TypeInfo& type, const nlohmann::json& value, Sty
 nlohmann::ordered_json in_table_order(const proto::TypeInfo& type, const nlohmann::json& value);
 // Pretty, with a newline; never fails on invalid UTF-8.
 std::string document(const nlohmann::ordered_json& value);
+
+// Rows of cells, aligned; the first one is the heading. Cells are printable already; `state_column` is coloured.
+using Cells = std::vector<std::vector<std::string>>;
+std::string aligned(const Cells& rows, Style style, std::optional<std::size_t> state_column = {});
+template <class E>
+constexpr std::string_view name_of(E value) { return enum_names(value)[static_cast<std::size_t>(value)]; }
+// Words as a shell would take them, on one line.
+std::string command_line(const std::vector<std::string>& words);
+std::string age(std::int64_t seconds);  // "3 minutes ago"
+std::string local_time(std::int64_t unix_seconds);
 
 // Control characters of others do not reach the terminal: shown as \x1b.
 std::string printable(std::string_view text);

@@ -1,31 +1,43 @@
 // run and vm exec: a command with its streams.
+#include "client/cli/command_streams.hpp"
 #include "client/cli/commands.hpp"
 #include "client/cli/render.hpp"
 #include "client/cli/terminal.hpp"
 #include "proto/codec.hpp"
 
-#include <cstdlib>
 #include <unistd.h>
 
 namespace pyro::client {
 
 using nlohmann::json;
 
-int exit_status(const proto::ExecResult& result) {
-    if (result.timed_out) return status::timed_out;
-    if (result.exit_code) return static_cast<int>(*result.exit_code);
-    if (result.signal) return 128 + static_cast<int>(*result.signal);
+int exit_status(const Ending& ending) {
+    if (ending.timed_out) return status::timed_out;
+    if (ending.exit_code) return static_cast<int>(*ending.exit_code);
+    if (ending.signal) return 128 + static_cast<int>(*ending.signal);
     return status::pyro_failed;
 }
 
+std::string ending_words(const Ending& ending) {
+    std::string text;
+    if (ending.exit_code) text += " exit_code=" + std::to_string(*ending.exit_code);
+    if (ending.signal) text += " signal=" + std::to_string(*ending.signal);
+    if (ending.timed_out) text += " timed_out=true";
+    if (ending.oom) text += " oom=true";
+    return text;
+}
+
+std::string complaints(const Ending& ending, std::int64_t timeout_seconds, std::string_view more_memory) {
+    std::string text;
+    if (ending.exec_error) text += "pyro: " + printable(*ending.exec_error) + "\n";
+    if (ending.timed_out) text += "pyro: the command took longer than --timeout-seconds " + std::to_string(timeout_seconds) + " and was ended\n";
+    if (ending.oom) text += "pyro: the guest ran out of memory; " + std::string(more_memory) + "\n";
+    return text;
+}
+
 std::string run_footer(const proto::ExecResult& result) {
-    std::string text = "[run] environment=" + printable(result.environment) + " execution_mode=" +
-                       std::string(enum_names(result.execution_mode)[static_cast<std::size_t>(result.execution_mode)]);
-    if (result.exit_code) text += " exit_code=" + std::to_string(*result.exit_code);
-    if (result.signal) text += " signal=" + std::to_string(*result.signal);
-    if (result.timed_out) text += " timed_out=true";
-    if (result.oom) text += " oom=true";
-    return text + " duration_ms=" + std::to_string(result.duration_ms) + "\n";
+    return "[run] environment=" + printable(result.environment) + " execution_mode=" + std::string(name_of(result.execution_mode)) +
+           ending_words(result) + " duration_ms=" + std::to_string(result.duration_ms) + "\n";
 }
 
 proto::RunReport report_of(const proto::ExecResult& result, const Capture& out, const Capture& err) {
@@ -39,71 +51,28 @@ proto::RunReport report_of(const proto::ExecResult& result, const Capture& out, 
 
 namespace {
 
-// What a terminal changes in the request.
-json with_terminal(const Invocation& call) {
-    json params = call.params;
-    const auto flag = [&](const char* name) { return params.value(name, false); };
-    const bool on_terminal = ::isatty(STDIN_FILENO) && ::isatty(STDOUT_FILENO);
-    // No command: the image's own or a shell, which is of use on a terminal only with it.
-    if (!params.contains("argv") && !flag("interactive") && !flag("tty") && on_terminal && !call.globals.json) params["interactive"] = params["tty"] = true;
-    if (!flag("tty")) return params;
-    if (call.globals.json) throw UsageError("--tty and --json exclude each other", std::string(call.verb->words), true);
-    if (!::isatty(STDIN_FILENO)) throw UsageError("--tty needs a terminal on standard input", std::string(call.verb->words), false);
-    if (!call.given.contains("timeout_seconds")) params["timeout_seconds"] = 0;
-    if (const auto size = window_size(STDIN_FILENO)) {
-        params["cols"] = size->cols;
-        params["rows"] = size->rows;
-    }
-    if (const char* term = std::getenv("TERM"); term && *term && is_valid_utf8(term)) {
-        json& env = params["env"];
-        if (!env.contains("TERM")) env["TERM"] = term;
-    }
-    return params;
+// No command: the image's own or a shell, which is of use on a terminal only with it.
+Invocation with_default_terminal(Invocation call) {
+    const bool asked = call.params.value("interactive", false) || call.params.value("tty", false);
+    if (!call.params.contains("argv") && !asked && !call.globals.json && ::isatty(STDIN_FILENO) && ::isatty(STDOUT_FILENO))
+        call.params["interactive"] = call.params["tty"] = true;
+    return call;
 }
 
 }  // namespace
 
 int run_command(const Invocation& call) {
-    const json params = with_terminal(call);
-    const bool tty = params.value("tty", false), interactive = params.value("interactive", false);
+    const json params = with_terminal(with_default_terminal(call));
     const bool as_json = call.globals.json;
-
-    Signals signals(call_signals);  // ends last: no signal may find the terminal raw and kill
-    RawTerminal raw(STDIN_FILENO);
-    ProgressLine progress("[run]", as_json);
-    Capture out, err;
-    Streams streams;
-    streams.in = interactive ? STDIN_FILENO : -1;
-    streams.out = as_json ? Output{-1, &out} : Output{STDOUT_FILENO, nullptr};
-    streams.err = as_json ? Output{-1, &err} : Output{STDERR_FILENO, nullptr};
-    streams.before_output = [&] { progress.clear(); };
-    if (tty) {
-        streams.window = [] { return window_size(STDIN_FILENO); };
-        streams.terminal = interactive;
-        if (interactive) {
-            streams.attached = [&] { raw.enter(); };
-            streams.continued = [&] { if (raw.entered()) raw.enter(); };
-        }
-    }
-    CallOptions options;
-    options.on_progress = [&](const proto::Progress& p) { progress.show(p); };
-    options.signals = &signals;
-    options.streams = &streams;
-
+    CommandStreams command({.input = params.value("interactive", false), .tty = params.value("tty", false), .as_json = as_json, .tag = "[run]"});
     Connection daemon({call.globals.socket});
-    const auto result = proto::from_wire<proto::ExecResult>(daemon.call(call.verb->method->name, params, options), proto::Unknown::ignore);
-    raw.leave();
-    progress.clear();
+    const auto result = proto::from_wire<proto::ExecResult>(command.call(daemon, call.verb->method->name, params), proto::Unknown::ignore);
     if (as_json) {
-        write_stdout(document(in_table_order(proto::type_of<proto::RunReport>(), proto::to_wire(report_of(result, out, err)))));
+        write_stdout(document(in_table_order(proto::type_of<proto::RunReport>(), proto::to_wire(report_of(result, command.out, command.err)))));
         return exit_status(result);
     }
-    std::string own;
-    if (result.exec_error) own += "pyro: " + printable(*result.exec_error) + "\n";
-    if (result.timed_out)
-        own += "pyro: the command took longer than --timeout-seconds " + std::to_string(params.value("timeout_seconds", proto::VmRunParams{}.timeout_seconds)) + " and was ended\n";
-    if (result.oom) own += "pyro: the guest ran out of memory; --mem-mib gives it more\n";
-    write_stderr(own + run_footer(result));
+    const std::int64_t timeout = params.value("timeout_seconds", proto::VmRunParams{}.timeout_seconds);
+    write_stderr(complaints(result, timeout, "--mem-mib gives it more") + run_footer(result));
     return exit_status(result);
 }
 

@@ -1,5 +1,6 @@
 #include "client/cli/verbs.hpp"
 
+#include "client/cli/workspace_options.hpp"
 #include "proto/api.hpp"
 #include "proto/codec.hpp"
 
@@ -18,18 +19,41 @@ namespace {
 template <class Params>
 void check_params(const nlohmann::json& params) { proto::from_wire<Params>(params); }
 
+template <class M>
+Verb table_verb(const proto::MethodInfo& method) {
+    Verb verb{method.traits.cli, method.doc, method.params, &method, &check_params<typename M::Params>};
+    using Own = typename ClientFields<M>::type;
+    if constexpr (!std::is_void_v<Own>) {
+        verb.own = &proto::type_of<Own>;
+        verb.check_own = &check_params<Own>;
+    }
+    return verb;
+}
+
 template <class... M>
 std::vector<Verb> table_verbs(proto::Methods<M...>) {
     std::vector<Verb> out;
     const auto list = proto::Methods<M...>::list();
     std::size_t i = 0;
-    ((list[i].traits.cli.empty() ? void() : out.push_back({list[i].traits.cli, list[i].doc, list[i].params, &list[i], &check_params<typename M::Params>}), ++i), ...);
+    ((list[i].traits.cli.empty() ? void() : out.push_back(table_verb<M>(list[i])), ++i), ...);
     return out;
 }
+
+constexpr std::string_view workspace_path = R"(
+  pyro workspace create debian:12 --seed-path . --name fix
+  pyro workspace exec fix -- git status
+  pyro workspace diff fix
+  pyro workspace reset fix
+  pyro workspace delete fix
+)";
 
 constexpr std::array all_groups{
     Group{"env", "Environments: list, fetch, inspect and remove what VMs start from."},
     Group{"vm", "VMs one step at a time: create, start, exec, stop, delete."},
+    Group{"workspace", "Workspaces: machines that stay, with your files in /workspace, to work in until they are deleted.", workspace_path},
+    Group{"workspace file", "Files of a workspace: list, read, write.", workspace_path},
+    Group{"workspace patch", "Patches to the files of a workspace.", workspace_path},
+    Group{"workspace sync", "Files of this host into a workspace.", workspace_path},
 };
 
 }  // namespace
@@ -51,6 +75,20 @@ const Verb* find_verb(std::string_view words) {
 }
 
 std::span<const Group> groups() { return all_groups; }
+
+std::vector<const FieldInfo*> Verb::fields() const {
+    std::vector<const FieldInfo*> all;
+    for (const FieldInfo& field : params().fields) all.push_back(&field);
+    if (own)
+        for (const FieldInfo& field : own().fields) all.push_back(&field);
+    return all;
+}
+
+std::pair<std::string_view, std::string_view> split_last(std::string_view words) {
+    const std::size_t space = words.rfind(' ');
+    if (space == std::string_view::npos) return {{}, words};
+    return {words.substr(0, space), words.substr(space + 1)};
+}
 
 std::string flag_of(const FieldInfo& field) {
     std::string name(field.options.flag.empty() ? field.name : field.options.flag);
@@ -74,6 +112,11 @@ const FieldInfo* rest_of(const proto::TypeInfo& params) {
     for (const FieldInfo& field : params.fields)
         if (field.options.cli == Cli::rest) return &field;
     return nullptr;
+}
+
+const FieldInfo* command_of(const proto::TypeInfo& params) {
+    const FieldInfo* rest = rest_of(params);
+    return rest && rest->name == "argv" ? rest : nullptr;
 }
 
 }  // namespace pyro::client

@@ -17,6 +17,12 @@ struct Verb {
     const proto::MethodInfo* method = nullptr;  // null: the client's own
     // Decodes strictly and drops the value: what the daemon would say of these parameters, without it.
     void (*check)(const nlohmann::json& params) = nullptr;
+    // The same for what the client alone takes beside the method's fields; null: nothing. No field of the two has one name.
+    const proto::TypeInfo& (*own)() = nullptr;
+    void (*check_own)(const nlohmann::json& own) = nullptr;
+
+    // Those of both; positionals in this order.
+    std::vector<const proto::FieldInfo*> fields() const;
 };
 
 // In the order of help.
@@ -24,19 +30,25 @@ const std::vector<Verb>& verbs();
 const Verb* find_verb(std::string_view words);
 
 // Whether --id-only is one of its options.
-inline bool has_id_only(const Verb& verb) { return verb.method && !verb.method->traits.id_field.empty(); }
+inline bool has_id_only(const Verb& verb) {
+    return verb.method && !verb.method->traits.id_field.empty() && verb.method->traits.carries != proto::Carries::streams;
+}
 
 struct Group {
-    std::string_view name;
+    std::string_view name;      // "workspace file"; the groups it is in come before it
     std::string_view doc;
+    std::string_view path = {};  // its commands from zero, where the general ones do not lead to it
 };
-std::span<const Group> groups();  // first words that are not commands themselves
+std::span<const Group> groups();  // words that begin commands and are none themselves
+// `words` without the last one, and that one.
+std::pair<std::string_view, std::string_view> split_last(std::string_view words);
 
 // How a field is written on the command line.
 std::string flag_of(const proto::FieldInfo& field);         // "--mem-mib"
 std::string placeholder_of(const proto::FieldInfo& field);  // "N", "K=V", "ENVIRONMENT"
 bool takes_value(const proto::FieldInfo& field);            // flags do not
-const proto::FieldInfo* rest_of(const proto::TypeInfo& params);  // the field that takes the command, if any
+const proto::FieldInfo* rest_of(const proto::TypeInfo& params);     // the field that takes all words that are left, if any
+const proto::FieldInfo* command_of(const proto::TypeInfo& params);  // the same, where they are a command: options behind it are its own
 
 enum class Shell { bash, zsh, fish };
 constexpr auto enum_names(Shell) { return std::array<std::string_view, 3>{"bash", "zsh", "fish"}; }

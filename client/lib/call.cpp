@@ -46,15 +46,20 @@ public:
     explicit StreamWriter(const Output& output) : output_(output) {
         struct stat status {};
         if (output.fd >= 0 && ::fstat(output.fd, &status) == 0) {
-            // poll() promises room for PIPE_BUF bytes in a pipe or on a terminal; a file takes anything.
-            if (S_ISREG(status.st_mode)) at_once_ = max_unwritten;
+            // poll() promises room for PIPE_BUF bytes in a pipe or on a terminal; a file takes anything, a socket what it has room for.
             socket_ = S_ISSOCK(status.st_mode);
+            if (S_ISREG(status.st_mode) || socket_) at_once_ = max_unwritten;
         }
     }
 
     void add(std::string_view bytes) {
         total_ += bytes.size();
         if (output_.capture) output_.capture->add(bytes);
+        if (output_.whole) {
+            if (bytes.size() > max_whole - output_.whole->size())
+                throw Error(ErrorCode::quota_exceeded, "the result is too large for one document", "take it without --json");
+            *output_.whole += bytes;
+        }
         if (output_.fd >= 0) pending_ += bytes;
     }
     std::uint64_t total() const { return total_; }
@@ -109,6 +114,7 @@ public:
                 while (const auto signal = options_.signals->take()) on_signal(*signal);
         }
         if (cancelled_by_) throw Interrupted(*cancelled_by_);
+        if (input_failure_) std::rethrow_exception(input_failure_);
         if (attach_error_ && error_ && error_->code() == ErrorCode::cancelled) throw *attach_error_;
         if (error_) throw connection_.explain(*error_);
         return std::move(*result_);
@@ -131,7 +137,7 @@ private:
     }
 
     void require_whole_output() const {
-        if (!result_ || !options_.streams || cancelled_by_) return;
+        if (!result_ || !options_.streams || cancelled_by_ || input_failure_) return;
         if (out_.total() >= expected_out_ && err_.total() >= expected_err_) return;
         if (attach_error_) throw *attach_error_;
         throw Error(ErrorCode::unavailable,
@@ -142,7 +148,7 @@ private:
 
     std::optional<Clock::time_point> deadline() const {
         std::optional<Clock::time_point> until;
-        if (cancelled_by_ || attach_error_) until = cancel_deadline_;
+        if (cancelled_by_ || attach_error_ || input_failure_) until = cancel_deadline_;
         if (error_ && attach_ != Attach::none && attach_ != Attach::closed) until = until ? std::min(*until, leftover_deadline_) : leftover_deadline_;
         return until;
     }
@@ -165,6 +171,7 @@ private:
         if (const auto until = deadline()) {
             const auto left = std::chrono::ceil<std::chrono::milliseconds>(*until - Clock::now()).count();
             if (cancelled_by_ && Clock::now() >= cancel_deadline_) throw Interrupted(*cancelled_by_);
+            if (input_failure_ && Clock::now() >= cancel_deadline_) std::rethrow_exception(input_failure_);
             if (attach_error_ && Clock::now() >= cancel_deadline_) throw *attach_error_;
             timeout = static_cast<int>(std::max<std::int64_t>(left, 0));
         }
@@ -189,6 +196,12 @@ private:
             send_some(connection_.fd_.get(), unsent_);  // closing the connection means the same, if this does not get through
             throw;
         }
+        count_written();
+    }
+
+    void count_written() {
+        options_.streams->out_written = out_.total() - out_.unwritten();
+        options_.streams->err_written = err_.total() - err_.unwritten();
     }
 
     std::string cancel_line() const { return proto::encode_notification(proto::cancel_method, {{"id", id_}}) + "\n"; }
@@ -205,7 +218,7 @@ private:
         } else if (number == SIGCONT) {
             if (streams && streams->continued) streams->continued();
         } else {
-            if (cancelled_by_) throw Interrupted(number);
+            if (cancelled_by_ || options_.signals_leave) throw Interrupted(number);
             cancelled_by_ = number;
             cancel();
         }
@@ -222,6 +235,7 @@ private:
         while (!answered() && take_line(connection_.unread_, scanned_, line)) on_message(line);
         if (open || answered()) return;
         if (cancelled_by_) throw Interrupted(*cancelled_by_);
+        if (input_failure_) std::rethrow_exception(input_failure_);
         throw Error(ErrorCode::unavailable, "pyrod closed the connection before " + method_ + " had ended", "it was stopped or failed; its log says more, `pyro doctor` says how it is");
     }
 
@@ -245,6 +259,8 @@ private:
         if (!note.params.is_object() || note.params.value("id", json()) != id_) return;
         if (note.method == proto::Progress::method && options_.on_progress && !any_output_)
             options_.on_progress(proto::from_wire<proto::Progress>(note.params, proto::Unknown::ignore));
+        if (note.method == proto::ExecStarted::method && options_.streams && options_.streams->started)
+            options_.streams->started(proto::from_wire<proto::ExecStarted>(note.params, proto::Unknown::ignore));
         const bool offered = note.method == proto::ExecStarted::method || note.method == proto::StreamOpened::method;
         if (offered && options_.streams && attach_ == Attach::none)
             attach(proto::from_wire<proto::StreamOpened>(note.params, proto::Unknown::ignore).ticket);
@@ -303,6 +319,7 @@ private:
             if (!any_output_ && options_.streams->before_output) options_.streams->before_output();
             any_output_ = true;
             (frame->stream == proto::StreamId::out ? out_ : err_).add(frame->bytes);
+            count_written();
         }
     }
 
@@ -320,12 +337,40 @@ private:
         if (n < 0 && (errno == EINTR || errno == EAGAIN)) return;
         // Until the command shows itself the VM may still be booting, and Ctrl-C is for us.
         if (n > 0 && options_.streams->terminal && !any_output_ && std::memchr(bytes, 3, static_cast<std::size_t>(n))) return on_signal(SIGINT);
-        // A terminal that has gone and a descriptor that never was are an end of input too.
-        if (n <= 0) {
-            in_open_ = false;
-            attach_unsent_ += proto::encode_eof(proto::StreamId::in);
-        } else {
-            attach_unsent_ += proto::encode_frame(proto::StreamId::in, std::string_view(bytes, static_cast<std::size_t>(n)));
+        if (n > 0) return pass_on(std::string_view(bytes, static_cast<std::size_t>(n)));
+        in_open_ = false;
+        if (options_.streams->upload && !input_is_whole(n < 0 ? errno : 0)) return cancel();
+        // Of a command, a terminal that has gone and a descriptor that never was are an end of input too.
+        attach_unsent_ += proto::encode_eof(proto::StreamId::in);
+    }
+
+    bool input_is_whole(int error) {
+        try {
+            if (error != 0) throw Error::from_errno("read what is to be sent", error);
+            if (options_.streams->input_ended) options_.streams->input_ended();
+        } catch (...) {
+            input_failure_ = std::current_exception();  // thrown by run(), once the daemon has let go of what it got
+        }
+        return !input_failure_;
+    }
+
+    void pass_on(std::string_view bytes) {
+        constexpr char ctrl_p = 16, ctrl_q = 17;
+        std::string held;
+        if (options_.streams->leave_keys) {
+            // A Ctrl-P waits for what comes behind it.
+            if (std::exchange(ctrl_p_, false)) held = ctrl_p;
+            held += bytes;
+            if (held.find(std::string{ctrl_p, ctrl_q}) != std::string::npos) throw Left();
+            if (held.back() == ctrl_p) {
+                ctrl_p_ = true;
+                held.pop_back();
+            }
+            bytes = held;
+        }
+        while (!bytes.empty()) {
+            attach_unsent_ += proto::encode_frame(proto::StreamId::in, bytes.substr(0, proto::max_frame_bytes));
+            bytes.remove_prefix(std::min(bytes.size(), proto::max_frame_bytes));
         }
     }
 
@@ -346,7 +391,8 @@ private:
     std::size_t attach_scanned_ = 0;
     proto::FrameDecoder frames_{proto::Side::daemon};
     StreamWriter out_, err_;
-    bool in_open_ = false, any_output_ = false;
+    bool in_open_ = false, any_output_ = false, ctrl_p_ = false;
+    std::exception_ptr input_failure_;
 
     std::optional<int> cancelled_by_;
     Clock::time_point cancel_deadline_, leftover_deadline_;

@@ -40,6 +40,12 @@ public:
     int signal;
 };
 
+// The user left what was attached to, and it goes on.
+class Left : public std::exception {
+public:
+    const char* what() const noexcept override { return "left"; }
+};
+
 // Whoever read our output has gone; the command was cancelled.
 class OutputClosed : public std::exception {
 public:
@@ -50,27 +56,37 @@ public:
 struct Output {
     int fd = -1;
     Capture* capture = nullptr;
+    std::string* whole = nullptr;  // all of it, for what the request itself bounds
 };
+inline constexpr std::size_t max_whole = (std::size_t{1} << 30) + (64u << 10);
 
 struct WindowSize {
     std::uint16_t cols;
     std::uint16_t rows;
 };
 
-// The near end of a command's streams.
+// The near end of a command's streams, or of the bytes that a call carries up (on `in`) or down (on `out`).
 struct Streams {
     int in = -1;  // read and passed on, its end too; -1: nothing is
     Output out, err;
+    // `in` is an upload. Its end says that it is whole: so what cannot be read, and what `input_ended` throws, cancels the call
+    // without one, and is thrown by it.
+    bool upload = false;
+    std::function<void()> input_ended;                    // asked before the end is passed on
     bool terminal = false;                                // `in` is a raw one: Ctrl-C is a byte, until the first output it cancels
+    bool leave_keys = false;                              // Ctrl-P Ctrl-Q on `in` throw Left
+    std::function<void(const proto::ExecStarted&)> started;  // which command this is
     std::function<void()> attached;                       // the streams are connected; the command may still have to start
     std::function<void()> before_output;                  // once, before the first byte is written
     std::function<std::optional<WindowSize>()> window;    // asked on SIGWINCH
     std::function<void()> continued;                      // on SIGCONT
+    std::uint64_t out_written = 0, err_written = 0;       // what came and was written so far, kept up to date
 };
 
 struct CallOptions {
     std::function<void(const proto::Progress&)> on_progress;
     Signals* signals = nullptr;  // INT, TERM, HUP and QUIT cancel the call (the second one leaves at once); WINCH resizes
+    bool signals_leave = false;  // those four close the connection instead: what it was attached to goes on
     Streams* streams = nullptr;  // for methods that stream
 };
 

@@ -56,8 +56,9 @@ TEST_CASE("help") {
     std::set<std::string> wanted{"pyro.txt"};
     golden(expected_dir / "help/pyro.txt", client::help_text(""));
     for (const client::Group& group : client::groups()) {
-        wanted.insert(std::string(group.name) + ".txt");
-        golden(expected_dir / "help" / (std::string(group.name) + ".txt"), client::help_text(group.name));
+        const std::string name = file_name(std::string(group.name)) + ".txt";
+        wanted.insert(name);
+        golden(expected_dir / "help" / name, client::help_text(group.name));
     }
     for (const client::Verb& verb : client::verbs()) {
         const std::string name = file_name(std::string(verb.words)) + ".txt";

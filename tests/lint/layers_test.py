@@ -24,7 +24,7 @@ MAY = {
                "daemon/agent", "daemon/compat", "daemon/vm", "daemon/vm/qemu", "daemon/workspace", "daemon/service"},
     "client/lib": {"common", "proto"},
     "client/seed": {"common"},
-    "client/cli": {"common", "proto", "client/lib"},
+    "client/cli": {"common", "proto", "client/lib", "client/seed"},
     "guest/agent": {"common", "proto", "guest/files"},
     "guest/files": {"common", "proto"},
     "image": {"common"},

@@ -2,9 +2,13 @@
 
 _pyro_commands() {
     case $1 in
-        '') echo 'env vm doctor prepare run demo bench completion' ;;
+        '') echo 'env vm workspace doctor prepare run demo bench completion' ;;
         'env') echo 'list pull inspect prune' ;;
         'vm') echo 'create start exec stop delete status network-info list reap-expired' ;;
+        'workspace') echo 'file patch sync create list status summary update start stop exec ps attach kill logs diff export reset delete reap-expired' ;;
+        'workspace file') echo 'list read write' ;;
+        'workspace patch') echo 'apply' ;;
+        'workspace sync') echo 'push' ;;
     esac
 }
 
@@ -26,25 +30,25 @@ _pyro_flags() {
         'vm network-info') echo '--json --socket --help' ;;
         'vm list') echo '--json --socket --help' ;;
         'vm reap-expired') echo '--json --socket --help' ;;
-        'workspace create') echo '--vcpu-count --mem-mib --disk-gib --name --label --network-policy --ttl-seconds --idle-seconds --start --id-only --json --socket --help' ;;
+        'workspace create') echo '--vcpu-count --mem-mib --disk-gib --name --label --network-policy --ttl-seconds --idle-seconds --start --seed-path --id-only --json --socket --help' ;;
         'workspace list') echo '--label --json --socket --help' ;;
         'workspace status') echo '--json --socket --help' ;;
         'workspace summary') echo '--json --socket --help' ;;
         'workspace update') echo '--name --clear-name --label --clear-label --ttl-seconds --idle-seconds --json --socket --help' ;;
         'workspace start') echo '--json --socket --help' ;;
         'workspace stop') echo '--json --socket --help' ;;
-        'workspace exec') echo '--timeout-seconds --interactive --tty --env --cwd --user --detach --id-only --json --socket --help' ;;
+        'workspace exec') echo '--timeout-seconds --interactive --tty --env --cwd --user --detach --json --socket --help' ;;
         'workspace ps') echo '--all --json --socket --help' ;;
         'workspace attach') echo '--stdout-offset --stderr-offset --no-stdin --json --socket --help' ;;
         'workspace kill') echo '--signal --json --socket --help' ;;
         'workspace logs') echo '--exec --follow --stdout-offset --stderr-offset --wait-seconds --json --socket --help' ;;
         'workspace file list') echo '--recursive --limit --cursor --json --socket --help' ;;
-        'workspace file read') echo '--offset --max-bytes --json --socket --help' ;;
-        'workspace file write') echo '--mode --json --socket --help' ;;
-        'workspace patch apply') echo '--json --socket --help' ;;
+        'workspace file read') echo '--offset --max-bytes --content-only --json --socket --help' ;;
+        'workspace file write') echo '--mode --text --text-file --json --socket --help' ;;
+        'workspace patch apply') echo '--patch --patch-file --json --socket --help' ;;
         'workspace diff') echo '--verify --max-file-bytes --json --socket --help' ;;
         'workspace sync push') echo '--dest --json --socket --help' ;;
-        'workspace export') echo '--json --socket --help' ;;
+        'workspace export') echo '--output --force --json --socket --help' ;;
         'workspace reset') echo '--json --socket --help' ;;
         'workspace delete') echo '--json --socket --help' ;;
         'workspace reap-expired') echo '--json --socket --help' ;;
@@ -86,6 +90,7 @@ _pyro_value() {
         'workspace create --ttl-seconds') echo none ;;
         'workspace create --idle-seconds') echo none ;;
         'workspace create --start') echo '=cold restored spare' ;;
+        'workspace create --seed-path') echo file ;;
         'workspace list --label') echo none ;;
         'workspace update --name') echo none ;;
         'workspace update --label') echo none ;;
@@ -108,8 +113,13 @@ _pyro_value() {
         'workspace file read --offset') echo none ;;
         'workspace file read --max-bytes') echo none ;;
         'workspace file write --mode') echo none ;;
+        'workspace file write --text') echo none ;;
+        'workspace file write --text-file') echo file ;;
+        'workspace patch apply --patch') echo none ;;
+        'workspace patch apply --patch-file') echo file ;;
         'workspace diff --max-file-bytes') echo none ;;
         'workspace sync push --dest') echo none ;;
+        'workspace export --output'|'workspace export -o') echo file ;;
         'bench --runs'|'bench -n') echo none ;;
         'bench --rows') echo none ;;
         'bench --density') echo none ;;
@@ -153,10 +163,12 @@ _pyro_place() {
         'workspace file read 1') echo none ;;
         'workspace file write 0') echo workspace ;;
         'workspace file write 1') echo none ;;
+        'workspace file write 2') echo none ;;
         'workspace patch apply 0') echo workspace ;;
+        'workspace patch apply 1') echo none ;;
         'workspace diff 0') echo workspace ;;
-        'workspace diff '*) echo file ;;
         'workspace sync push 0') echo workspace ;;
+        'workspace sync push 1') echo file ;;
         'workspace export 0') echo workspace ;;
         'workspace export 1') echo none ;;
         'workspace reset 0') echo workspace ;;
@@ -169,7 +181,7 @@ _pyro_place() {
 }
 
 _pyro() {
-    local line=${COMP_LINE:0:COMP_POINT} words=() command= kind= places=0 i word
+    local line=${COMP_LINE:0:COMP_POINT} words=() command= kind= places=0 first= i word
     COMPREPLY=()
     read -ra words <<<"$line"
     [[ $line == *[[:space:]] ]] && words+=("")
@@ -186,6 +198,7 @@ _pyro() {
         elif [[ " $(_pyro_commands "$command") " == *" $word "* ]]; then
             command=${command:+$command }$word
         else
+            [[ $places -gt 0 ]] || first=$word
             places=$((places + 1))
         fi
     done
@@ -201,10 +214,10 @@ _pyro() {
     fi
     case $kind in
         =*) for word in ${kind#=}; do [[ $word == "$cur"* ]] && COMPREPLY+=("$word"); done ;;
-        environment|vm)
+        environment|vm|workspace|exec)
             while IFS=$'\t' read -r word _; do
                 [[ $word == "$cur"* ]] && COMPREPLY+=("$word")
-            done < <(pyro __complete "$kind" 2>/dev/null)
+            done < <(pyro __complete "$kind" "$first" 2>/dev/null)
             ;;
         none) compopt +o default +o bashdefault 2>/dev/null ;;
     esac

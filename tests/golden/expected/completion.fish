@@ -16,6 +16,16 @@ end
 function __pyro_in
     string match -q -- "$argv *" (__pyro_words)" "
 end
+# How many words there are behind the command's own.
+function __pyro_place
+    set -l plain (string split ' ' -- (__pyro_words))
+    __pyro_in $argv[2..-1]; and test (count $plain) -eq (math (count $argv) - 1 + $argv[1])
+end
+# The n-th of all of them.
+function __pyro_word
+    set -l plain (string split ' ' -- (__pyro_words))
+    test (count $plain) -ge $argv[1]; and echo $plain[$argv[1]]
+end
 
 complete -c pyro -f
 complete -c pyro -n '__pyro_at' -s V -l version -d 'Show the version'
@@ -24,6 +34,7 @@ complete -c pyro -l json -d 'Print one JSON document'
 complete -c pyro -l socket -r -F -d 'Socket of the daemon'
 complete -c pyro -n '__pyro_at' -a env -d 'Environments: list, fetch, inspect and remove what VMs start from.'
 complete -c pyro -n '__pyro_at' -a vm -d 'VMs one step at a time: create, start, exec, stop, delete.'
+complete -c pyro -n '__pyro_at' -a workspace -d 'Workspaces: machines that stay, with your files in /workspace, to work in until they are deleted.'
 complete -c pyro -n '__pyro_at' -a doctor -d 'Check the host: can it boot a guest, and is everything pyro needs in place?'
 complete -c pyro -n '__pyro_at' -a prepare -d 'Make an environment ready for the fastest starts: install it, make its memory images, run something once.'
 complete -c pyro -n '__pyro_at' -a run -d 'Start a microVM from an environment, run one command in it, and clean it up.'
@@ -43,17 +54,42 @@ complete -c pyro -n '__pyro_at vm' -a status -d 'Show one VM.'
 complete -c pyro -n '__pyro_at vm' -a network-info -d 'Show the network of a VM.'
 complete -c pyro -n '__pyro_at vm' -a list -d 'List your VMs, newest first; root sees everybody\'s.'
 complete -c pyro -n '__pyro_at vm' -a reap-expired -d 'Remove your VMs whose TTL is over now, instead of a moment later.'
+complete -c pyro -n '__pyro_at workspace' -a file -d 'Files of a workspace: list, read, write.'
+complete -c pyro -n '__pyro_at workspace' -a patch -d 'Patches to the files of a workspace.'
+complete -c pyro -n '__pyro_at workspace' -a sync -d 'Files of this host into a workspace.'
+complete -c pyro -n '__pyro_at workspace' -a create -d 'Create a workspace: a machine that stays, with a disk of its own and your files in /workspace.'
+complete -c pyro -n '__pyro_at workspace' -a list -d 'List your workspaces, newest activity first.'
+complete -c pyro -n '__pyro_at workspace' -a status -d 'Show one workspace.'
+complete -c pyro -n '__pyro_at workspace' -a summary -d 'What happened in a workspace since its last reset: commands and how they ended, files that changed.'
+complete -c pyro -n '__pyro_at workspace' -a update -d 'Change the name, the labels or the lifetime of a workspace.'
+complete -c pyro -n '__pyro_at workspace' -a start -d 'Start a stopped workspace. Commands start one by themselves.'
+complete -c pyro -n '__pyro_at workspace' -a stop -d 'Stop a workspace: its commands end, what is on its disk stays.'
+complete -c pyro -n '__pyro_at workspace' -a exec -d 'Run a command in a workspace, starting it if it is stopped. It goes on when its client leaves; cancelling the call ends it.'
+complete -c pyro -n '__pyro_at workspace' -a ps -d 'List the commands of a workspace since its last reset, newest first.'
+complete -c pyro -n '__pyro_at workspace' -a attach -d 'Take up the streams of a command that runs. Leaving does not end it.'
+complete -c pyro -n '__pyro_at workspace' -a kill -d 'Send a signal to a command; KILL ends all of its processes.'
+complete -c pyro -n '__pyro_at workspace' -a logs -d 'The output of a command, of one that ended or of one that runs.'
+complete -c pyro -n '__pyro_at workspace' -a diff -d 'What changed in /workspace since the workspace was created: a patch in git\'s format that `git apply` takes.'
+complete -c pyro -n '__pyro_at workspace' -a export -d 'Take a file or a directory out of a workspace.'
+complete -c pyro -n '__pyro_at workspace' -a reset -d 'Bring a workspace back to its baseline: a fresh disk with the files it was created with. Its changes, commands and their output are gone; id, name and labels stay.'
+complete -c pyro -n '__pyro_at workspace' -a delete -d 'Delete a workspace and everything in it, in whatever state it is.'
+complete -c pyro -n '__pyro_at workspace' -a reap-expired -d 'Delete your workspaces that are past their time now, without waiting for the daemon\'s own timer.'
+complete -c pyro -n '__pyro_at workspace file' -a list -d 'List a directory of a workspace.'
+complete -c pyro -n '__pyro_at workspace file' -a read -d 'Read a file of a workspace.'
+complete -c pyro -n '__pyro_at workspace file' -a write -d 'Write a file of a workspace: replaced at once or not at all; missing directories are made.'
+complete -c pyro -n '__pyro_at workspace patch' -a apply -d 'Apply a patch to /workspace, to all of its files or to none. Exact: a hunk that does not fit is refused and told.'
+complete -c pyro -n '__pyro_at workspace sync' -a push -d 'Put files of the client\'s side into a workspace: all of them or none.'
 
 complete -c pyro -n '__pyro_in doctor' -l environment -x -a '(pyro __complete environment 2>/dev/null)' -d 'Also check that this environment is installed and complete'
 
 
 complete -c pyro -n '__pyro_in env pull' -l force -d 'Pull again even if it is installed and complete'
-complete -c pyro -n '__pyro_at env pull' -a '(pyro __complete environment 2>/dev/null)'
+complete -c pyro -n '__pyro_place 0 env pull' -a '(pyro __complete environment 2>/dev/null)'
 
-complete -c pyro -n '__pyro_at env inspect' -a '(pyro __complete environment 2>/dev/null)'
+complete -c pyro -n '__pyro_place 0 env inspect' -a '(pyro __complete environment 2>/dev/null)'
 
 complete -c pyro -n '__pyro_in prepare' -l force -d 'Make the memory images again even if they are there'
-complete -c pyro -n '__pyro_at prepare' -a '(pyro __complete environment 2>/dev/null)'
+complete -c pyro -n '__pyro_place 0 prepare' -a '(pyro __complete environment 2>/dev/null)'
 
 complete -c pyro -n '__pyro_in env prune' -l all -d 'Also remove installed environments that no VM uses'
 
@@ -70,7 +106,7 @@ complete -c pyro -n '__pyro_in run' -s e -l env -x -d 'Set an environment variab
 complete -c pyro -n '__pyro_in run' -s w -l workdir -x -d 'Directory to start in; default: the image\'s'
 complete -c pyro -n '__pyro_in run' -s u -l user -x -d 'User to run as, name or uid[:gid]; default: the image\'s'
 complete -c pyro -n '__pyro_in run' -l start -x -a 'cold restored spare' -d 'The fastest way to start that may be used; cold boots a kernel of its own'
-complete -c pyro -n '__pyro_at run' -a '(pyro __complete environment 2>/dev/null)'
+complete -c pyro -n '__pyro_place 0 run' -a '(pyro __complete environment 2>/dev/null)'
 complete -c pyro -n '__pyro_in run; and not __pyro_at run' -F
 
 complete -c pyro -n '__pyro_in vm create' -l vcpu-count -x -d 'Virtual CPUs'
@@ -80,9 +116,9 @@ complete -c pyro -n '__pyro_in vm create' -l ttl-seconds -x -d 'Time after which
 complete -c pyro -n '__pyro_in vm create' -l network -d 'Give the VM a network, where this host\'s configuration allows one'
 complete -c pyro -n '__pyro_in vm create' -l allow-host-compat -d 'Where no guest can boot, use a sandbox on the host instead of failing'
 complete -c pyro -n '__pyro_in vm create' -l id-only -d 'Print just the id'
-complete -c pyro -n '__pyro_at vm create' -a '(pyro __complete environment 2>/dev/null)'
+complete -c pyro -n '__pyro_place 0 vm create' -a '(pyro __complete environment 2>/dev/null)'
 
-complete -c pyro -n '__pyro_at vm start' -a '(pyro __complete vm 2>/dev/null)'
+complete -c pyro -n '__pyro_place 0 vm start' -a '(pyro __complete vm 2>/dev/null)'
 
 complete -c pyro -n '__pyro_in vm exec' -l timeout-seconds -x -d 'Time the command may take from its start in the guest; 0: none'
 complete -c pyro -n '__pyro_in vm exec' -s i -l interactive -d 'Pass on standard input'
@@ -90,16 +126,16 @@ complete -c pyro -n '__pyro_in vm exec' -s t -l tty -d 'Give the command a termi
 complete -c pyro -n '__pyro_in vm exec' -s e -l env -x -d 'Set an environment variable'
 complete -c pyro -n '__pyro_in vm exec' -s w -l workdir -x -d 'Directory to start in; default: the image\'s'
 complete -c pyro -n '__pyro_in vm exec' -s u -l user -x -d 'User to run as, name or uid[:gid]; default: the image\'s'
-complete -c pyro -n '__pyro_at vm exec' -a '(pyro __complete vm 2>/dev/null)'
+complete -c pyro -n '__pyro_place 0 vm exec' -a '(pyro __complete vm 2>/dev/null)'
 complete -c pyro -n '__pyro_in vm exec; and not __pyro_at vm exec' -F
 
-complete -c pyro -n '__pyro_at vm stop' -a '(pyro __complete vm 2>/dev/null)'
+complete -c pyro -n '__pyro_place 0 vm stop' -a '(pyro __complete vm 2>/dev/null)'
 
-complete -c pyro -n '__pyro_at vm delete' -a '(pyro __complete vm 2>/dev/null)'
+complete -c pyro -n '__pyro_place 0 vm delete' -a '(pyro __complete vm 2>/dev/null)'
 
-complete -c pyro -n '__pyro_at vm status' -a '(pyro __complete vm 2>/dev/null)'
+complete -c pyro -n '__pyro_place 0 vm status' -a '(pyro __complete vm 2>/dev/null)'
 
-complete -c pyro -n '__pyro_at vm network-info' -a '(pyro __complete vm 2>/dev/null)'
+complete -c pyro -n '__pyro_place 0 vm network-info' -a '(pyro __complete vm 2>/dev/null)'
 
 
 
@@ -112,14 +148,15 @@ complete -c pyro -n '__pyro_in workspace create' -l network-policy -x -a 'off eg
 complete -c pyro -n '__pyro_in workspace create' -l ttl-seconds -x -d 'Delete it after so long; default: it lives until it is deleted'
 complete -c pyro -n '__pyro_in workspace create' -l idle-seconds -x -d 'Stop it after so long without use; the next command starts it again'
 complete -c pyro -n '__pyro_in workspace create' -l start -x -a 'cold restored spare' -d 'The fastest way to start that may be used; cold boots a kernel of its own'
+complete -c pyro -n '__pyro_in workspace create' -l seed-path -r -F -d 'Fill /workspace from this directory, .tar, .tar.gz, .tgz, .tar.zst or Git checkout (its tracked files and a clean .git)'
 complete -c pyro -n '__pyro_in workspace create' -l id-only -d 'Print just the id'
-complete -c pyro -n '__pyro_at workspace create' -a '(pyro __complete environment 2>/dev/null)'
+complete -c pyro -n '__pyro_place 0 workspace create' -a '(pyro __complete environment 2>/dev/null)'
 
 complete -c pyro -n '__pyro_in workspace list' -l label -x -d 'Only those with this label'
 
-complete -c pyro -n '__pyro_at workspace status' -a '(pyro __complete workspace 2>/dev/null)'
+complete -c pyro -n '__pyro_place 0 workspace status' -a '(pyro __complete workspace 2>/dev/null)'
 
-complete -c pyro -n '__pyro_at workspace summary' -a '(pyro __complete workspace 2>/dev/null)'
+complete -c pyro -n '__pyro_place 0 workspace summary' -a '(pyro __complete workspace 2>/dev/null)'
 
 complete -c pyro -n '__pyro_in workspace update' -l name -x -d 'The new name'
 complete -c pyro -n '__pyro_in workspace update' -l clear-name -d 'Take its name away'
@@ -127,11 +164,11 @@ complete -c pyro -n '__pyro_in workspace update' -l label -x -d 'Attach or chang
 complete -c pyro -n '__pyro_in workspace update' -l clear-label -x -d 'Take a label away'
 complete -c pyro -n '__pyro_in workspace update' -l ttl-seconds -x -d 'Delete it so long from now; 0: never'
 complete -c pyro -n '__pyro_in workspace update' -l idle-seconds -x -d 'Stop it after so long without use; 0: never'
-complete -c pyro -n '__pyro_at workspace update' -a '(pyro __complete workspace 2>/dev/null)'
+complete -c pyro -n '__pyro_place 0 workspace update' -a '(pyro __complete workspace 2>/dev/null)'
 
-complete -c pyro -n '__pyro_at workspace start' -a '(pyro __complete workspace 2>/dev/null)'
+complete -c pyro -n '__pyro_place 0 workspace start' -a '(pyro __complete workspace 2>/dev/null)'
 
-complete -c pyro -n '__pyro_at workspace stop' -a '(pyro __complete workspace 2>/dev/null)'
+complete -c pyro -n '__pyro_place 0 workspace stop' -a '(pyro __complete workspace 2>/dev/null)'
 
 complete -c pyro -n '__pyro_in workspace exec' -l timeout-seconds -x -d 'Time the command may take from its start in the guest; 0: none'
 complete -c pyro -n '__pyro_in workspace exec' -s i -l interactive -d 'Pass on standard input'
@@ -140,63 +177,71 @@ complete -c pyro -n '__pyro_in workspace exec' -s e -l env -x -d 'Set an environ
 complete -c pyro -n '__pyro_in workspace exec' -s w -l cwd -x -d 'Directory to start in; relative to /workspace, which is the default'
 complete -c pyro -n '__pyro_in workspace exec' -s u -l user -x -d 'User to run as, name or uid[:gid]; default: the image\'s'
 complete -c pyro -n '__pyro_in workspace exec' -s d -l detach -d 'Answer once it runs; see workspace logs and attach'
-complete -c pyro -n '__pyro_in workspace exec' -l id-only -d 'Print just the id'
-complete -c pyro -n '__pyro_at workspace exec' -a '(pyro __complete workspace 2>/dev/null)'
+complete -c pyro -n '__pyro_place 0 workspace exec' -a '(pyro __complete workspace 2>/dev/null)'
 complete -c pyro -n '__pyro_in workspace exec; and not __pyro_at workspace exec' -F
 
 complete -c pyro -n '__pyro_in workspace ps' -s a -l all -d 'Those that ended too'
-complete -c pyro -n '__pyro_at workspace ps' -a '(pyro __complete workspace 2>/dev/null)'
+complete -c pyro -n '__pyro_place 0 workspace ps' -a '(pyro __complete workspace 2>/dev/null)'
 
 complete -c pyro -n '__pyro_in workspace attach' -l stdout-offset -x -d 'First byte of standard output wanted'
 complete -c pyro -n '__pyro_in workspace attach' -l stderr-offset -x -d 'First byte of standard error wanted'
 complete -c pyro -n '__pyro_in workspace attach' -l no-stdin -d 'Leave its standard input alone'
-complete -c pyro -n '__pyro_at workspace attach' -a '(pyro __complete workspace 2>/dev/null)'
+complete -c pyro -n '__pyro_place 0 workspace attach' -a '(pyro __complete workspace 2>/dev/null)'
+complete -c pyro -n '__pyro_place 1 workspace attach' -a '(pyro __complete exec (__pyro_word 3) 2>/dev/null)'
 
 complete -c pyro -n '__pyro_in workspace kill' -s s -l signal -x -a 'TERM KILL INT HUP QUIT USR1 USR2 STOP CONT' -d 'Which'
-complete -c pyro -n '__pyro_at workspace kill' -a '(pyro __complete workspace 2>/dev/null)'
+complete -c pyro -n '__pyro_place 0 workspace kill' -a '(pyro __complete workspace 2>/dev/null)'
+complete -c pyro -n '__pyro_place 1 workspace kill' -a '(pyro __complete exec (__pyro_word 3) 2>/dev/null)'
 
-complete -c pyro -n '__pyro_in workspace logs' -l exec -x -a '(pyro __complete exec 2>/dev/null)' -d 'The command; default: the last one'
+complete -c pyro -n '__pyro_in workspace logs' -l exec -x -a '(pyro __complete exec (__pyro_word 3) 2>/dev/null)' -d 'The command; default: the last one'
 complete -c pyro -n '__pyro_in workspace logs' -s f -l follow -d 'Go on until the command ends'
 complete -c pyro -n '__pyro_in workspace logs' -l stdout-offset -x -d 'First byte of standard output wanted'
 complete -c pyro -n '__pyro_in workspace logs' -l stderr-offset -x -d 'First byte of standard error wanted'
 complete -c pyro -n '__pyro_in workspace logs' -l wait-seconds -x -d 'Without follow: wait so long for something new, or for its end'
-complete -c pyro -n '__pyro_at workspace logs' -a '(pyro __complete workspace 2>/dev/null)'
+complete -c pyro -n '__pyro_place 0 workspace logs' -a '(pyro __complete workspace 2>/dev/null)'
 
 complete -c pyro -n '__pyro_in workspace file list' -s r -l recursive -d 'And everything below it'
 complete -c pyro -n '__pyro_in workspace file list' -l limit -x -d 'At most so many entries'
 complete -c pyro -n '__pyro_in workspace file list' -l cursor -x -d 'next_cursor of the answer before'
-complete -c pyro -n '__pyro_at workspace file list' -a '(pyro __complete workspace 2>/dev/null)'
+complete -c pyro -n '__pyro_place 0 workspace file list' -a '(pyro __complete workspace 2>/dev/null)'
 
 complete -c pyro -n '__pyro_in workspace file read' -l offset -x -d 'First byte'
 complete -c pyro -n '__pyro_in workspace file read' -l max-bytes -x -d 'At most so many bytes'
-complete -c pyro -n '__pyro_at workspace file read' -a '(pyro __complete workspace 2>/dev/null)'
+complete -c pyro -n '__pyro_in workspace file read' -l content-only -d 'Print just the bytes, without the line about the file on standard error'
+complete -c pyro -n '__pyro_place 0 workspace file read' -a '(pyro __complete workspace 2>/dev/null)'
 
 complete -c pyro -n '__pyro_in workspace file write' -l mode -x -d 'Permissions in octal; default: those it has, 0644 for a new one'
-complete -c pyro -n '__pyro_at workspace file write' -a '(pyro __complete workspace 2>/dev/null)'
+complete -c pyro -n '__pyro_in workspace file write' -l text -x -d 'Write this text, as it is'
+complete -c pyro -n '__pyro_in workspace file write' -l text-file -r -F -d 'Write what is in this file of this host'
+complete -c pyro -n '__pyro_place 0 workspace file write' -a '(pyro __complete workspace 2>/dev/null)'
 
-complete -c pyro -n '__pyro_at workspace patch apply' -a '(pyro __complete workspace 2>/dev/null)'
+complete -c pyro -n '__pyro_in workspace patch apply' -l patch -x -d 'The patch itself'
+complete -c pyro -n '__pyro_in workspace patch apply' -l patch-file -r -F -d 'The patch is in this file of this host'
+complete -c pyro -n '__pyro_place 0 workspace patch apply' -a '(pyro __complete workspace 2>/dev/null)'
 
 complete -c pyro -n '__pyro_in workspace diff' -l verify -d 'Read and compare every file, whatever the guest\'s file system says of them'
 complete -c pyro -n '__pyro_in workspace diff' -l max-file-bytes -x -d 'Larger files are named, and not in the patch'
-complete -c pyro -n '__pyro_at workspace diff' -a '(pyro __complete workspace 2>/dev/null)'
-complete -c pyro -n '__pyro_in workspace diff; and not __pyro_at workspace diff' -F
+complete -c pyro -n '__pyro_place 0 workspace diff' -a '(pyro __complete workspace 2>/dev/null)'
 
 complete -c pyro -n '__pyro_in workspace sync push' -l dest -x -d 'Directory in /workspace to put them in; made if missing'
-complete -c pyro -n '__pyro_at workspace sync push' -a '(pyro __complete workspace 2>/dev/null)'
+complete -c pyro -n '__pyro_place 0 workspace sync push' -a '(pyro __complete workspace 2>/dev/null)'
+complete -c pyro -n '__pyro_place 1 workspace sync push' -F
 
-complete -c pyro -n '__pyro_at workspace export' -a '(pyro __complete workspace 2>/dev/null)'
+complete -c pyro -n '__pyro_in workspace export' -s o -l output -r -F -d 'File or directory to write; ending in .tar.zst: an archive; ending in .patch: what changed, as workspace diff has it'
+complete -c pyro -n '__pyro_in workspace export' -l force -d 'Replace files that are there'
+complete -c pyro -n '__pyro_place 0 workspace export' -a '(pyro __complete workspace 2>/dev/null)'
 
-complete -c pyro -n '__pyro_at workspace reset' -a '(pyro __complete workspace 2>/dev/null)'
+complete -c pyro -n '__pyro_place 0 workspace reset' -a '(pyro __complete workspace 2>/dev/null)'
 
-complete -c pyro -n '__pyro_at workspace delete' -a '(pyro __complete workspace 2>/dev/null)'
+complete -c pyro -n '__pyro_place 0 workspace delete' -a '(pyro __complete workspace 2>/dev/null)'
 
 
-complete -c pyro -n '__pyro_at demo' -a '(pyro __complete environment 2>/dev/null)'
+complete -c pyro -n '__pyro_place 0 demo' -a '(pyro __complete environment 2>/dev/null)'
 
 complete -c pyro -n '__pyro_in bench' -s n -l runs -x -d 'Runs of each kind, in turn; of cold ones a quarter'
 complete -c pyro -n '__pyro_in bench' -l rows -x -d 'What to measure, separated by commas'
 complete -c pyro -n '__pyro_in bench' -l density -x -d 'Also start that many VMs and say how much memory each has to itself'
 complete -c pyro -n '__pyro_in bench' -l command -x -d 'The command of all runs, its words separated by blanks'
-complete -c pyro -n '__pyro_at bench' -a '(pyro __complete environment 2>/dev/null)'
+complete -c pyro -n '__pyro_place 0 bench' -a '(pyro __complete environment 2>/dev/null)'
 
-complete -c pyro -n '__pyro_at completion' -a 'bash zsh fish'
+complete -c pyro -n '__pyro_place 0 completion' -a 'bash zsh fish'

@@ -6,11 +6,17 @@ _pyro_dynamic() {
     local name about
     while IFS=$'\t' read -r name about; do
         found+=("${name//:/\\:}:$about")
-    done < <(pyro __complete $1 2>/dev/null)
+    done < <(pyro __complete "$@" 2>/dev/null)
     _describe $1 found
 }
 _pyro_environments() { _pyro_dynamic environment }
 _pyro_vms() { _pyro_dynamic vm }
+_pyro_workspaces() { _pyro_dynamic workspace }
+# Those of the first word behind the command that is no option.
+_pyro_execs() {
+    local -a plain=("${(@)words[2,CURRENT-1]:#-*}")
+    _pyro_dynamic exec "$plain[1]"
+}
 
 _pyro_doctor() {
     _arguments -s -S \
@@ -178,6 +184,7 @@ _pyro_workspace_create() {
         --ttl-seconds='[Delete it after so long; default\: it lives until it is deleted]:SECONDS: ' \
         --idle-seconds='[Stop it after so long without use; the next command starts it again]:SECONDS: ' \
         --start='[The fastest way to start that may be used; cold boots a kernel of its own]:START:(cold restored spare)' \
+        --seed-path='[Fill /workspace from this directory, .tar, .tar.gz, .tgz, .tar.zst or Git checkout (its tracked files and a clean .git)]:PATH:_files' \
         --id-only'[Print just the id]' \
         --json'[Print one JSON document]' \
         --socket='[Socket of the daemon]:PATH:_files' \
@@ -198,7 +205,7 @@ _pyro_workspace_status() {
         --json'[Print one JSON document]' \
         --socket='[Socket of the daemon]:PATH:_files' \
         '(-h --help)'{-h,--help}'[Show help]' \
-        '1:WORKSPACE: '
+        '1:WORKSPACE:_pyro_workspaces'
 }
 
 _pyro_workspace_summary() {
@@ -206,7 +213,7 @@ _pyro_workspace_summary() {
         --json'[Print one JSON document]' \
         --socket='[Socket of the daemon]:PATH:_files' \
         '(-h --help)'{-h,--help}'[Show help]' \
-        '1:WORKSPACE: '
+        '1:WORKSPACE:_pyro_workspaces'
 }
 
 _pyro_workspace_update() {
@@ -220,7 +227,7 @@ _pyro_workspace_update() {
         --json'[Print one JSON document]' \
         --socket='[Socket of the daemon]:PATH:_files' \
         '(-h --help)'{-h,--help}'[Show help]' \
-        '1:WORKSPACE: '
+        '1:WORKSPACE:_pyro_workspaces'
 }
 
 _pyro_workspace_start() {
@@ -228,7 +235,7 @@ _pyro_workspace_start() {
         --json'[Print one JSON document]' \
         --socket='[Socket of the daemon]:PATH:_files' \
         '(-h --help)'{-h,--help}'[Show help]' \
-        '1:WORKSPACE: '
+        '1:WORKSPACE:_pyro_workspaces'
 }
 
 _pyro_workspace_stop() {
@@ -236,7 +243,7 @@ _pyro_workspace_stop() {
         --json'[Print one JSON document]' \
         --socket='[Socket of the daemon]:PATH:_files' \
         '(-h --help)'{-h,--help}'[Show help]' \
-        '1:WORKSPACE: '
+        '1:WORKSPACE:_pyro_workspaces'
 }
 
 _pyro_workspace_exec() {
@@ -248,11 +255,10 @@ _pyro_workspace_exec() {
         '(-w --cwd)'{-w+,--cwd=}'[Directory to start in; relative to /workspace, which is the default]:DIR: ' \
         '(-u --user)'{-u+,--user=}'[User to run as, name or uid\[\:gid\]; default\: the image'\''s]:USER: ' \
         '(-d --detach)'{-d,--detach}'[Answer once it runs; see workspace logs and attach]' \
-        --id-only'[Print just the id]' \
         --json'[Print one JSON document]' \
         --socket='[Socket of the daemon]:PATH:_files' \
         '(-h --help)'{-h,--help}'[Show help]' \
-        '1:WORKSPACE: ' \
+        '1:WORKSPACE:_pyro_workspaces' \
         '*::command:_normal'
 }
 
@@ -262,7 +268,7 @@ _pyro_workspace_ps() {
         --json'[Print one JSON document]' \
         --socket='[Socket of the daemon]:PATH:_files' \
         '(-h --help)'{-h,--help}'[Show help]' \
-        '1:WORKSPACE: '
+        '1:WORKSPACE:_pyro_workspaces'
 }
 
 _pyro_workspace_attach() {
@@ -273,8 +279,8 @@ _pyro_workspace_attach() {
         --json'[Print one JSON document]' \
         --socket='[Socket of the daemon]:PATH:_files' \
         '(-h --help)'{-h,--help}'[Show help]' \
-        '1:WORKSPACE: ' \
-        '2:EXEC: '
+        '1:WORKSPACE:_pyro_workspaces' \
+        '2:EXEC:_pyro_execs'
 }
 
 _pyro_workspace_kill() {
@@ -283,13 +289,13 @@ _pyro_workspace_kill() {
         --json'[Print one JSON document]' \
         --socket='[Socket of the daemon]:PATH:_files' \
         '(-h --help)'{-h,--help}'[Show help]' \
-        '1:WORKSPACE: ' \
-        '2:EXEC: '
+        '1:WORKSPACE:_pyro_workspaces' \
+        '2:EXEC:_pyro_execs'
 }
 
 _pyro_workspace_logs() {
     _arguments -s -S \
-        --exec='[The command; default\: the last one]:EXEC: ' \
+        --exec='[The command; default\: the last one]:EXEC:_pyro_execs' \
         '(-f --follow)'{-f,--follow}'[Go on until the command ends]' \
         --stdout-offset='[First byte of standard output wanted]:BYTE: ' \
         --stderr-offset='[First byte of standard error wanted]:BYTE: ' \
@@ -297,7 +303,7 @@ _pyro_workspace_logs() {
         --json'[Print one JSON document]' \
         --socket='[Socket of the daemon]:PATH:_files' \
         '(-h --help)'{-h,--help}'[Show help]' \
-        '1:WORKSPACE: '
+        '1:WORKSPACE:_pyro_workspaces'
 }
 
 _pyro_workspace_file_list() {
@@ -308,7 +314,7 @@ _pyro_workspace_file_list() {
         --json'[Print one JSON document]' \
         --socket='[Socket of the daemon]:PATH:_files' \
         '(-h --help)'{-h,--help}'[Show help]' \
-        '1:WORKSPACE: ' \
+        '1:WORKSPACE:_pyro_workspaces' \
         '2:PATH: '
 }
 
@@ -316,29 +322,36 @@ _pyro_workspace_file_read() {
     _arguments -s -S \
         --offset='[First byte]:BYTE: ' \
         --max-bytes='[At most so many bytes]:BYTES: ' \
+        --content-only'[Print just the bytes, without the line about the file on standard error]' \
         --json'[Print one JSON document]' \
         --socket='[Socket of the daemon]:PATH:_files' \
         '(-h --help)'{-h,--help}'[Show help]' \
-        '1:WORKSPACE: ' \
+        '1:WORKSPACE:_pyro_workspaces' \
         '2:PATH: '
 }
 
 _pyro_workspace_file_write() {
     _arguments -s -S \
         --mode='[Permissions in octal; default\: those it has, 0644 for a new one]:MODE: ' \
+        --text='[Write this text, as it is]:TEXT: ' \
+        --text-file='[Write what is in this file of this host]:PATH:_files' \
         --json'[Print one JSON document]' \
         --socket='[Socket of the daemon]:PATH:_files' \
         '(-h --help)'{-h,--help}'[Show help]' \
-        '1:WORKSPACE: ' \
-        '2:PATH: '
+        '1:WORKSPACE:_pyro_workspaces' \
+        '2:PATH: ' \
+        '3:-: '
 }
 
 _pyro_workspace_patch_apply() {
     _arguments -s -S \
+        --patch='[The patch itself]:TEXT: ' \
+        --patch-file='[The patch is in this file of this host]:PATH:_files' \
         --json'[Print one JSON document]' \
         --socket='[Socket of the daemon]:PATH:_files' \
         '(-h --help)'{-h,--help}'[Show help]' \
-        '1:WORKSPACE: '
+        '1:WORKSPACE:_pyro_workspaces' \
+        '2:-: '
 }
 
 _pyro_workspace_diff() {
@@ -348,8 +361,7 @@ _pyro_workspace_diff() {
         --json'[Print one JSON document]' \
         --socket='[Socket of the daemon]:PATH:_files' \
         '(-h --help)'{-h,--help}'[Show help]' \
-        '1:WORKSPACE: ' \
-        '*::command:_normal'
+        '1:WORKSPACE:_pyro_workspaces'
 }
 
 _pyro_workspace_sync_push() {
@@ -358,15 +370,18 @@ _pyro_workspace_sync_push() {
         --json'[Print one JSON document]' \
         --socket='[Socket of the daemon]:PATH:_files' \
         '(-h --help)'{-h,--help}'[Show help]' \
-        '1:WORKSPACE: '
+        '1:WORKSPACE:_pyro_workspaces' \
+        '2:PATH:_files'
 }
 
 _pyro_workspace_export() {
     _arguments -s -S \
+        '(-o --output)'{-o+,--output=}'[File or directory to write; ending in .tar.zst\: an archive; ending in .patch\: what changed, as workspace diff has it]:PATH:_files' \
+        --force'[Replace files that are there]' \
         --json'[Print one JSON document]' \
         --socket='[Socket of the daemon]:PATH:_files' \
         '(-h --help)'{-h,--help}'[Show help]' \
-        '1:WORKSPACE: ' \
+        '1:WORKSPACE:_pyro_workspaces' \
         '2:PATH: '
 }
 
@@ -375,7 +390,7 @@ _pyro_workspace_reset() {
         --json'[Print one JSON document]' \
         --socket='[Socket of the daemon]:PATH:_files' \
         '(-h --help)'{-h,--help}'[Show help]' \
-        '1:WORKSPACE: '
+        '1:WORKSPACE:_pyro_workspaces'
 }
 
 _pyro_workspace_delete() {
@@ -383,7 +398,7 @@ _pyro_workspace_delete() {
         --json'[Print one JSON document]' \
         --socket='[Socket of the daemon]:PATH:_files' \
         '(-h --help)'{-h,--help}'[Show help]' \
-        '1:WORKSPACE: '
+        '1:WORKSPACE:_pyro_workspaces'
 }
 
 _pyro_workspace_reap_expired() {
@@ -485,11 +500,138 @@ _pyro_vm() {
     esac
 }
 
+_pyro_workspace() {
+    local curcontext="$curcontext" state line
+    local -a commands=(
+        'file:Files of a workspace\: list, read, write.'
+        'patch:Patches to the files of a workspace.'
+        'sync:Files of this host into a workspace.'
+        'create:Create a workspace\: a machine that stays, with a disk of its own and your files in /workspace.'
+        'list:List your workspaces, newest activity first.'
+        'status:Show one workspace.'
+        'summary:What happened in a workspace since its last reset\: commands and how they ended, files that changed.'
+        'update:Change the name, the labels or the lifetime of a workspace.'
+        'start:Start a stopped workspace. Commands start one by themselves.'
+        'stop:Stop a workspace\: its commands end, what is on its disk stays.'
+        'exec:Run a command in a workspace, starting it if it is stopped. It goes on when its client leaves; cancelling the call ends it.'
+        'ps:List the commands of a workspace since its last reset, newest first.'
+        'attach:Take up the streams of a command that runs. Leaving does not end it.'
+        'kill:Send a signal to a command; KILL ends all of its processes.'
+        'logs:The output of a command, of one that ended or of one that runs.'
+        'diff:What changed in /workspace since the workspace was created\: a patch in git'\''s format that `git apply` takes.'
+        'export:Take a file or a directory out of a workspace.'
+        'reset:Bring a workspace back to its baseline\: a fresh disk with the files it was created with. Its changes, commands and their output are gone; id, name and labels stay.'
+        'delete:Delete a workspace and everything in it, in whatever state it is.'
+        'reap-expired:Delete your workspaces that are past their time now, without waiting for the daemon'\''s own timer.'
+    )
+    _arguments -C \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]' \
+        '1:command:->command' \
+        '*::argument:->argument'
+    case $state in
+        command) _describe command commands ;;
+        argument)
+            case $words[1] in
+                file) _pyro_workspace_file ;;
+                patch) _pyro_workspace_patch ;;
+                sync) _pyro_workspace_sync ;;
+                create) _pyro_workspace_create ;;
+                list) _pyro_workspace_list ;;
+                status) _pyro_workspace_status ;;
+                summary) _pyro_workspace_summary ;;
+                update) _pyro_workspace_update ;;
+                start) _pyro_workspace_start ;;
+                stop) _pyro_workspace_stop ;;
+                exec) _pyro_workspace_exec ;;
+                ps) _pyro_workspace_ps ;;
+                attach) _pyro_workspace_attach ;;
+                kill) _pyro_workspace_kill ;;
+                logs) _pyro_workspace_logs ;;
+                diff) _pyro_workspace_diff ;;
+                export) _pyro_workspace_export ;;
+                reset) _pyro_workspace_reset ;;
+                delete) _pyro_workspace_delete ;;
+                reap-expired) _pyro_workspace_reap_expired ;;
+            esac
+            ;;
+    esac
+}
+
+_pyro_workspace_file() {
+    local curcontext="$curcontext" state line
+    local -a commands=(
+        'list:List a directory of a workspace.'
+        'read:Read a file of a workspace.'
+        'write:Write a file of a workspace\: replaced at once or not at all; missing directories are made.'
+    )
+    _arguments -C \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]' \
+        '1:command:->command' \
+        '*::argument:->argument'
+    case $state in
+        command) _describe command commands ;;
+        argument)
+            case $words[1] in
+                list) _pyro_workspace_file_list ;;
+                read) _pyro_workspace_file_read ;;
+                write) _pyro_workspace_file_write ;;
+            esac
+            ;;
+    esac
+}
+
+_pyro_workspace_patch() {
+    local curcontext="$curcontext" state line
+    local -a commands=(
+        'apply:Apply a patch to /workspace, to all of its files or to none. Exact\: a hunk that does not fit is refused and told.'
+    )
+    _arguments -C \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]' \
+        '1:command:->command' \
+        '*::argument:->argument'
+    case $state in
+        command) _describe command commands ;;
+        argument)
+            case $words[1] in
+                apply) _pyro_workspace_patch_apply ;;
+            esac
+            ;;
+    esac
+}
+
+_pyro_workspace_sync() {
+    local curcontext="$curcontext" state line
+    local -a commands=(
+        'push:Put files of the client'\''s side into a workspace\: all of them or none.'
+    )
+    _arguments -C \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]' \
+        '1:command:->command' \
+        '*::argument:->argument'
+    case $state in
+        command) _describe command commands ;;
+        argument)
+            case $words[1] in
+                push) _pyro_workspace_sync_push ;;
+            esac
+            ;;
+    esac
+}
+
 _pyro() {
     local curcontext="$curcontext" state line
     local -a commands=(
         'env:Environments\: list, fetch, inspect and remove what VMs start from.'
         'vm:VMs one step at a time\: create, start, exec, stop, delete.'
+        'workspace:Workspaces\: machines that stay, with your files in /workspace, to work in until they are deleted.'
         'doctor:Check the host\: can it boot a guest, and is everything pyro needs in place?'
         'prepare:Make an environment ready for the fastest starts\: install it, make its memory images, run something once.'
         'run:Start a microVM from an environment, run one command in it, and clean it up.'
@@ -510,6 +652,7 @@ _pyro() {
             case $words[1] in
                 env) _pyro_env ;;
                 vm) _pyro_vm ;;
+                workspace) _pyro_workspace ;;
                 doctor) _pyro_doctor ;;
                 prepare) _pyro_prepare ;;
                 run) _pyro_run ;;
