@@ -12,6 +12,7 @@ namespace {
 
 constexpr std::size_t context = 3;
 constexpr std::size_t looked_at_for_nul = 8000;
+constexpr std::string_view no_newline = "\\ No newline at end of file\n";
 
 std::string octal(Mode mode) {
     std::string digits;
@@ -60,7 +61,7 @@ std::string range(std::size_t start, std::size_t count) {
 void put_line(std::string& text, char side, std::string_view line) {
     text += side;
     text += line;
-    if (line.back() != '\n') text += "\n\\ No newline at end of file\n";
+    if (line.back() != '\n') text += '\n', text += no_newline;
 }
 
 // Appends the hunks and counts what is in them.
@@ -107,6 +108,39 @@ void put_hunks(Made& made, std::string_view before, std::string_view after, cons
     }
 }
 
+// A reader would take a date for what follows a blank: git ends such a name with a tab.
+std::string name_lines(const std::string& old_name, const std::string& new_name) {
+    const auto ended = [](const std::string& name) { return name + (name.find(' ') == std::string::npos ? "\n" : "\t\n"); };
+    return "--- " + ended(old_name) + "+++ " + ended(new_name);
+}
+
+std::string similarity_lines(std::string_view from, std::string_view to) {
+    return "similarity index 100%\nrename from " + quote(from) + "\nrename to " + quote(to) + "\n";
+}
+
+// Of its lines, these are what a reader of patches does not look at.
+bool ends_as_written(const Hunk& hunk) {
+    for (std::size_t at = 0; at < hunk.body.size(); at = hunk.body.find('\n', at) + 1)
+        if (hunk.body[at] == '\\' && !std::string_view(hunk.body).substr(at).starts_with(no_newline)) return false;
+    return true;
+}
+
+// As make() or make_rename() would have written it, if it can have come from them.
+std::string written(const FilePatch& patch) {
+    const std::string& from = patch.old_path ? *patch.old_path : patch.path();
+    std::string text = header(from, patch.path());
+    if (patch.creates()) text += "new file mode " + octal(patch.new_mode.value_or(Mode::absent)) + "\n";
+    else if (patch.deletes()) text += "deleted file mode " + octal(patch.old_mode.value_or(Mode::absent)) + "\n";
+    else if (patch.old_mode && patch.new_mode && patch.old_mode != patch.new_mode) text += "old mode " + octal(*patch.old_mode) + "\nnew mode " + octal(*patch.new_mode) + "\n";
+    if (patch.renamed) text += similarity_lines(from, patch.path());
+    if (patch.hunks.empty()) return text;
+    text += name_lines(patch.creates() ? "/dev/null" : quote("a/" + from), patch.deletes() ? "/dev/null" : quote("b/" + patch.path()));
+    const auto stated = [](std::size_t start, std::size_t count) { return std::to_string(start) + (count == 1 ? "" : "," + std::to_string(count)); };
+    for (const Hunk& hunk : patch.hunks)
+        text += "@@ -" + stated(hunk.old_start, hunk.old_count) + " +" + stated(hunk.new_start, hunk.new_count) + " @@\n" + hunk.body;
+    return text;
+}
+
 }  // namespace
 
 Made make(std::string_view path, const File& before, const File& after, const MakeLimits& limits) {
@@ -135,9 +169,7 @@ Made make(std::string_view path, const File& before, const File& after, const Ma
         made.stat.binary = true;
         return made;
     }
-    // A reader would take a date for what follows a blank: git ends such a name with a tab.
-    const auto ended = [](const std::string& name) { return name + (name.find(' ') == std::string::npos ? "\n" : "\t\n"); };
-    made.text += "--- " + ended(old_name) + "+++ " + ended(new_name);
+    made.text += name_lines(old_name, new_name);
     put_hunks(made, before.bytes, after.bytes, limits);
     return made;
 }
@@ -149,8 +181,28 @@ Made make_rename(std::string_view from, Mode before, std::string_view to, Mode a
         throw Error(ErrorCode::invalid_argument, shown(from) + " and " + shown(to) + " are of different types", "describe them as removed and added");
     Made made{header(from, to), {}};
     if (before != after) made.text += "old mode " + octal(before) + "\nnew mode " + octal(after) + "\n";
-    made.text += "similarity index 100%\nrename from " + quote(from) + "\nrename to " + quote(to) + "\n";
+    made.text += similarity_lines(from, to);
     return made;
+}
+
+std::vector<FilePatch> parse_made(std::string_view text, const ParseLimits& limits) {
+    std::vector<FilePatch> patches = parse(text, limits);
+    const auto refuse = [](const FilePatch& patch, const char* why) {
+        throw Error(ErrorCode::invalid_argument, "patch line " + std::to_string(patch.line) + ": " + why, "only a patch that was made here is taken")
+            .with_detail("line", std::to_string(patch.line));
+    };
+    const FilePatch* last = nullptr;
+    for (const FilePatch& patch : patches) {
+        const std::string again = written(patch);
+        const bool ends = std::all_of(patch.hunks.begin(), patch.hunks.end(), ends_as_written);
+        if (!text.starts_with(again) || !ends || (patch.renamed && !patch.hunks.empty())) refuse(patch, "not written as it would be written here");
+        text.remove_prefix(again.size());
+        if (last && patch.path() <= last->path() && !(patch.path() == last->path() && last->deletes() && patch.creates()))
+            refuse(patch, "out of order");
+        last = &patch;
+    }
+    if (!text.empty()) refuse(patches.back(), "something behind it");
+    return patches;
 }
 
 std::vector<Pair> pair_renames(const std::vector<Moved>& deleted, const std::vector<Moved>& added) {

@@ -9,15 +9,15 @@ namespace pyro::patch {
 namespace {
 
 constexpr std::string_view escaped_as = "abtnvfr\"\\", escaped = "\a\b\t\n\v\f\r\"\\";
-constexpr std::size_t longest_path = 4095;
+constexpr std::size_t longest_path = 4095, longest_name = 255;
+
+}  // namespace
 
 bool is_dot_git(std::string_view component) {
     constexpr std::string_view name = ".git";
     return std::equal(component.begin(), component.end(), name.begin(), name.end(),
                       [](char given, char wanted) { return given == wanted || (given >= 'A' && given <= 'Z' && given - 'A' + 'a' == wanted); });
 }
-
-}  // namespace
 
 void check_path(std::string_view path) {
     const auto refuse = [&](std::string_view why) {
@@ -31,6 +31,7 @@ void check_path(std::string_view path) {
         const std::size_t end = std::min(path.find('/', start), path.size());
         const std::string_view component = path.substr(start, end - start);
         if (component.empty()) refuse("has an empty component");
+        if (component.size() > longest_name) refuse("has a component of more than 255 bytes");
         if (component == ".") refuse("has a component \".\"");
         if (component == "..") refuse("has a component \"..\"");
         if (is_dot_git(component)) refuse("is beneath a .git, which patches leave alone");

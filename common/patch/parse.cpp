@@ -80,7 +80,7 @@ private:
         if (after_hunk_ && line != "-- \n" && std::string_view("+- \\").find(line[0]) != std::string_view::npos)
             fail("the hunk before this line has more lines than its header says", "correct the counts in its @@ line");
     }
-    [[noreturn]] void fail_binary() const { fail("a GIT binary patch: binary content cannot be applied", "write the file itself instead"); }
+    [[noreturn]] void fail_binary(const std::string& whose = {}) const { fail(whose + "a GIT binary patch: binary content cannot be applied", "write the file itself instead"); }
 
     FilePatch& begin() {
         if (patches_.size() >= limits_.files) fail("more than " + std::to_string(limits_.files) + " files", "split the patch by files");
@@ -171,7 +171,7 @@ private:
             else if (eat(line, "--- ")) minus = name_of(header(line), true);
             else if (eat(line, "+++ ")) plus = name_of(header(line), true), more = false;
             else if (line.starts_with("Binary files ") && header(line).ends_with(" differ")) patch.binary = true, more = false;
-            else if (line.starts_with("GIT binary patch")) fail_binary();
+            else if (line.starts_with("GIT binary patch")) fail_binary(common ? shown(*common) + " has " : "");
             else if (!eat(line, "similarity index ") && !eat(line, "dissimilarity index ")) break;
             header(line);
             take();

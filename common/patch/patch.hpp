@@ -24,9 +24,12 @@ struct File {
     bool operator==(const File&) const = default;
 };
 
-// Throws invalid_argument unless `path` is relative, of at most 4095 bytes, without NUL, without a component that is empty, "."
-// or "..", and not beneath a .git in any spelling. Every path this library reads or writes has passed it.
+// Throws invalid_argument unless `path` is relative, of at most 4095 bytes, without NUL, without a component that is empty, ".",
+// ".." or of more than 255 bytes, and not beneath a .git in any spelling. Every path this library reads or writes has passed it.
 void check_path(std::string_view path);
+
+// A name that patches leave alone, with all that is beneath it: ".git" in any spelling.
+bool is_dot_git(std::string_view component);
 
 // As git spells a name: in quotes, C-style, if it holds a control character, a quote, a backslash or a byte from 0x80 on.
 std::string quote(std::string_view name);
@@ -108,6 +111,11 @@ struct ParseLimits {
 // refused are lines behind a hunk that its counts leave out, ---/+++ without a hunk, binary and context diffs, submodules,
 // a mode that is not 100644, 100755 or 120000, paths that check_path() refuses, a text without any patch or that ends within a line.
 std::vector<FilePatch> parse(std::string_view text, const ParseLimits& limits = {});
+
+// Reads only what make() and make_rename() write, byte for byte, in rising order of paths and each path once (a path that is deleted
+// may be created right behind it). For patches of somebody who may say anything: there is no text between what it says it does. Throws
+// invalid_argument.
+std::vector<FilePatch> parse_made(std::string_view text, const ParseLimits& limits = {});
 
 Stat stat(const FilePatch& patch);
 
