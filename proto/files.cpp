@@ -10,7 +10,7 @@ namespace {
                 "something in the guest interferes with pyro's own program there; reset the workspace");
 }
 
-enum class RecordType : std::uint8_t { entry = 1, note, done };
+enum class RecordType : std::uint8_t { entry = 1, note, done, change, rejection };
 
 class RecordWriter {
 public:
@@ -63,6 +63,8 @@ private:
     std::string_view rest_;
 };
 
+bool is_control(char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }
+
 std::string path_of(RecordReader& from) {
     std::string path = from.text();
     if (!is_path(path)) refuse_record("a path that is none");
@@ -90,11 +92,14 @@ Entry decode_entry(RecordReader from) {
     return entry;
 }
 
+Reason reason_of(std::uint8_t number) {
+    if (number < 1 || number > static_cast<std::uint8_t>(Reason::in_the_way)) refuse_record("no reason " + std::to_string(number));
+    return static_cast<Reason>(number);
+}
+
 Note decode_note(RecordReader from) {
     Note note;
-    const auto reason = from.number<std::uint8_t>();
-    if (reason < 1 || reason > static_cast<std::uint8_t>(Reason::padded)) refuse_record("no reason " + std::to_string(reason));
-    note.reason = static_cast<Reason>(reason);
+    note.reason = reason_of(from.number<std::uint8_t>());
     note.path = path_of(from);
     from.end();
     return note;
@@ -111,12 +116,78 @@ Done decode_done(RecordReader from) {
     return done;
 }
 
+bool is_patched_path(std::string_view path) { return is_path(path) && path != "." && path.size() <= max_patch_path_bytes; }
+
+Change decode_change(RecordReader from) {
+    Change change;
+    const auto kind = from.number<std::uint8_t>();
+    if (kind < 1 || kind > static_cast<std::uint8_t>(ChangeKind::type)) refuse_record("no kind of change " + std::to_string(kind));
+    change.kind = static_cast<ChangeKind>(kind);
+    if (const auto note = from.number<std::uint8_t>(); note != 0) change.note = reason_of(note);
+    const auto binary = from.number<std::uint8_t>();
+    change.binary = binary == 1;
+    change.added = from.number<std::uint64_t>();
+    change.deleted = from.number<std::uint64_t>();
+    change.path = from.text();
+    change.old_path = from.text();
+    from.end();
+    if (binary > 1) refuse_record("neither binary nor text");
+    // A line has at least one byte.
+    if (change.added > max_patch_bytes || change.deleted > max_patch_bytes) refuse_record("more lines than a patch can have");
+    if ((change.added > 0 || change.deleted > 0) && (change.note || change.binary || change.kind == ChangeKind::mode)) refuse_record("lines of what has none");
+    if (!is_patched_path(change.path)) refuse_record("a changed path that is none");
+    const bool renamed = change.kind == ChangeKind::renamed;
+    if (renamed ? !is_patched_path(change.old_path) || change.old_path == change.path : !change.old_path.empty()) refuse_record("a renamed path that is none");
+    return change;
+}
+
+std::vector<std::string> decode_lines(RecordReader& from) {
+    const auto count = from.number<std::uint8_t>();
+    if (count > max_rejection_lines) refuse_record("too many lines of a rejected hunk");
+    std::vector<std::string> lines(count);
+    for (std::string& line : lines) {
+        line = from.text();
+        if (line.size() > max_rejection_line_bytes || line.find('\n') != std::string::npos) refuse_record("a line that is none");
+    }
+    return lines;
+}
+
+Rejection decode_rejection(RecordReader from) {
+    Rejection rejection;
+    rejection.hunk = from.number<std::uint32_t>();
+    rejection.line = from.number<std::uint32_t>();
+    rejection.position = from.number<std::uint64_t>();
+    rejection.path = from.text();
+    rejection.reason = from.text();
+    rejection.expected = decode_lines(from);
+    rejection.found = decode_lines(from);
+    from.end();
+    if (!is_patched_path(rejection.path)) refuse_record("a rejected path that is none");
+    if (rejection.reason.empty() || rejection.reason.size() > max_rejection_reason_bytes) refuse_record("a rejection without its reason");
+    if (rejection.hunk == 0 && (rejection.position > 0 || !rejection.expected.empty() || !rejection.found.empty())) refuse_record("lines of no hunk");
+    for (char& c : rejection.reason)
+        if (is_control(c)) c = '?';
+    return rejection;
+}
+
+void encode_lines(RecordWriter& to, const std::vector<std::string>& lines) {
+    to.number(static_cast<std::uint8_t>(lines.size()));
+    for (const std::string& line : lines) to.text(line);
+}
+
 }  // namespace
+
+std::string_view to_string(ChangeKind kind) {
+    constexpr std::array words{std::string_view{"added"}, std::string_view{"modified"}, std::string_view{"deleted"},
+                               std::string_view{"renamed"}, std::string_view{"mode"}, std::string_view{"type"}};
+    return words[static_cast<std::size_t>(kind) - 1];
+}
 
 std::string_view to_string(Reason reason) {
     constexpr std::array words{std::string_view{"neither file, directory nor symbolic link"}, std::string_view{"a mount point"},
                                std::string_view{"not readable by this user"}, std::string_view{"changed while it was read"},
-                               std::string_view{"paths too long"}, std::string_view{"became shorter while it was read"}};
+                               std::string_view{"paths too long"}, std::string_view{"became shorter while it was read"}, std::string_view{"too large to be shown"},
+                               std::string_view{"no room left in the patch"}, std::string_view{"something that is not in the patch is in its way"}};
     return words[static_cast<std::size_t>(reason) - 1];
 }
 
@@ -149,6 +220,28 @@ std::string encode(const Record& record) {
         to.text(note->path);
         return std::move(to).take();
     }
+    if (const auto* change = std::get_if<Change>(&record)) {
+        RecordWriter to(RecordType::change);
+        to.number(static_cast<std::uint8_t>(change->kind));
+        to.number(change->note ? static_cast<std::uint8_t>(*change->note) : std::uint8_t{0});
+        to.number(static_cast<std::uint8_t>(change->binary));
+        to.number(change->added);
+        to.number(change->deleted);
+        to.text(change->path);
+        to.text(change->old_path);
+        return std::move(to).take();
+    }
+    if (const auto* rejection = std::get_if<Rejection>(&record)) {
+        RecordWriter to(RecordType::rejection);
+        to.number(rejection->hunk);
+        to.number(rejection->line);
+        to.number(rejection->position);
+        to.text(rejection->path);
+        to.text(rejection->reason);
+        encode_lines(to, rejection->expected);
+        encode_lines(to, rejection->found);
+        return std::move(to).take();
+    }
     const Done& done = std::get<Done>(record);
     RecordWriter to(RecordType::done);
     for (const std::uint64_t value : {done.files, done.directories, done.symlinks, done.hard_links, done.bytes, done.left_out}) to.number(value);
@@ -162,6 +255,11 @@ void Decoder::feed(std::string_view bytes) {
     buffer_ += bytes;
 }
 
+void Decoder::in_order(const std::string& path) {
+    if (path <= last_path_) refuse_record("entries out of order");
+    last_path_ = path;
+}
+
 std::optional<Record> Decoder::next() {
     const std::string_view pending = std::string_view(buffer_).substr(taken_);
     if (done_ && !pending.empty()) refuse_record("something behind its end");
@@ -171,14 +269,31 @@ std::optional<Record> Decoder::next() {
     if (pending.size() - 4 < length) return std::nullopt;
     RecordReader body(pending.substr(5, length - 1));
     taken_ += 4 + std::size_t{length};
-    switch (static_cast<RecordType>(pending[4])) {
+    const auto type = static_cast<RecordType>(pending[4]);
+    const auto only_in = [&](Stream stream) {
+        if (stream_ != stream) refuse_record("a record of another operation");
+    };
+    switch (type) {
         case RecordType::entry: {
+            only_in(Stream::entries);
             Entry entry = decode_entry(body);
-            if (entry.path <= last_path_) refuse_record("entries out of order");
-            last_path_ = entry.path;
+            in_order(entry.path);
             return entry;
         }
-        case RecordType::note: return decode_note(body);
+        case RecordType::note:
+            if (stream_ == Stream::rejections) refuse_record("a record of another operation");
+            return decode_note(body);
+        case RecordType::change: {
+            only_in(Stream::changes);
+            Change change = decode_change(body);
+            in_order(change.path);
+            if (++count_ > max_changes) refuse_record("too many changes");
+            return change;
+        }
+        case RecordType::rejection:
+            only_in(Stream::rejections);
+            if (++count_ > max_rejections) refuse_record("too many rejections");
+            return decode_rejection(body);
         case RecordType::done: {
             const Done done = decode_done(body);
             done_ = true;
@@ -213,7 +328,7 @@ Error decode_failure(std::string_view bytes) {
     for (std::string& text : texts) {
         const std::size_t end = bytes.find('\0');
         if (end == std::string_view::npos) return garbled();
-        for (const char c : bytes.substr(0, end)) text.push_back(static_cast<unsigned char>(c) < 0x20 || c == 0x7f ? '?' : c);
+        for (const char c : bytes.substr(0, end)) text.push_back(is_control(c) ? '?' : c);
         bytes.remove_prefix(end + 1);
     }
     const ErrorCode code = error_code_from(texts[0]);
