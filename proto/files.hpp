@@ -140,7 +140,7 @@ public:
 
 private:
     void in_order(const std::string& path);
-    const Stream stream_;
+    Stream stream_;
     std::string buffer_;
     std::size_t taken_ = 0;
     std::size_t count_ = 0;

@@ -12,6 +12,7 @@ namespace {
 
 constexpr std::size_t context = 3;
 constexpr std::size_t looked_at_for_nul = 8000;
+constexpr std::string_view no_newline = "\\ No newline at end of file\n";
 
 std::string octal(Mode mode) {
     std::string digits;
@@ -60,7 +61,7 @@ std::string range(std::size_t start, std::size_t count) {
 void put_line(std::string& text, char side, std::string_view line) {
     text += side;
     text += line;
-    if (line.back() != '\n') text += "\n\\ No newline at end of file\n";
+    if (line.back() != '\n') text += '\n', text += no_newline;
 }
 
 // Appends the hunks and counts what is in them.
@@ -115,6 +116,13 @@ std::string name_lines(const std::string& old_name, const std::string& new_name)
 
 std::string similarity_lines(std::string_view from, std::string_view to) {
     return "similarity index 100%\nrename from " + quote(from) + "\nrename to " + quote(to) + "\n";
+}
+
+// Of its lines, these are what a reader of patches does not look at.
+bool ends_as_written(const Hunk& hunk) {
+    for (std::size_t at = 0; at < hunk.body.size(); at = hunk.body.find('\n', at) + 1)
+        if (hunk.body[at] == '\\' && !std::string_view(hunk.body).substr(at).starts_with(no_newline)) return false;
+    return true;
 }
 
 // As make() or make_rename() would have written it, if it can have come from them.
@@ -180,12 +188,14 @@ Made make_rename(std::string_view from, Mode before, std::string_view to, Mode a
 std::vector<FilePatch> parse_made(std::string_view text, const ParseLimits& limits) {
     std::vector<FilePatch> patches = parse(text, limits);
     const auto refuse = [](const FilePatch& patch, const char* why) {
-        throw Error(ErrorCode::invalid_argument, "patch line " + std::to_string(patch.line) + ": " + why);
+        throw Error(ErrorCode::invalid_argument, "patch line " + std::to_string(patch.line) + ": " + why, "only a patch that was made here is taken")
+            .with_detail("line", std::to_string(patch.line));
     };
     const FilePatch* last = nullptr;
     for (const FilePatch& patch : patches) {
         const std::string again = written(patch);
-        if (!text.starts_with(again) || (patch.renamed && !patch.hunks.empty())) refuse(patch, "not written as it would be written here");
+        const bool ends = std::all_of(patch.hunks.begin(), patch.hunks.end(), ends_as_written);
+        if (!text.starts_with(again) || !ends || (patch.renamed && !patch.hunks.empty())) refuse(patch, "not written as it would be written here");
         text.remove_prefix(again.size());
         if (last && patch.path() <= last->path() && !(patch.path() == last->path() && last->deletes() && patch.creates()))
             refuse(patch, "out of order");

@@ -234,3 +234,81 @@ TEST_CASE("a patch's size, files and hunks are bounded") {
     CHECK_THROWS_AS(parse(std::string(5u << 20, '\n')), Error);
     CHECK_THROWS_AS(parse("--- a/x\n+++ b/x\n@@ -1 +1 @@\n-" + std::string(50u << 20, 'x')), Error);
 }
+
+namespace {
+
+std::string made_patch() {
+    return make("a b", {}, {Mode::executable, "1\n2"}).text + make("c", {Mode::regular, "x\n"}, {Mode::symlink, "to"}).text
+           + make("d", {Mode::regular, "1\n2\n3\n4\n5\n6\n7\n8\n9\n"}, {Mode::executable, "0\n2\n3\n4\n5\n6\n7\n8\n9\n10\n"}).text
+           + make("e", {}, {Mode::regular, ""}).text + make_rename("a\nz", Mode::regular, "f \"q\"", Mode::executable).text
+           + make("g", {Mode::regular, "x\n"}, {Mode::executable, "x\n"}).text + make("h", {Mode::regular, "\n\x1b[2J"}, {}).text;
+}
+
+std::string why_not_made(const std::string& text) {
+    try {
+        parse_made(text);
+        return {};
+    } catch (const Error& error) {
+        CHECK(error.code() == ErrorCode::invalid_argument);
+        CHECK_FALSE(error.hint().empty());
+        CHECK(error.details().contains("line"));
+        return error.message();
+    }
+}
+
+}  // namespace
+
+TEST_CASE("what is made is read as made, and nothing else is") {
+    const std::string text = made_patch();
+    CHECK(shape(parse_made(text)) == shape(parse(text)));
+    CHECK(parse_made(text).size() == 8);
+    const auto with = [&](const std::string& from, const std::string& to) {
+        std::string other = text;
+        const std::size_t at = other.find(from);
+        REQUIRE(at != std::string::npos);
+        return other.replace(at, from.size(), to);
+    };
+    // All of these parse, with the same meaning or one that is not told.
+    for (const std::string& other : {"\x1b[2J\n" + text, text + "\n", text + "-- \n2.39\n", with("diff --git a/d", "words\ndiff --git a/d"),
+                                     with("diff --git a/d b/d", "diff --git x/d y/d"), with("--- a/d", "--- x/d"), with("--- a/d", "index 1..2 100644\n--- a/d"),
+                                     with("@@ -1,4 +1,4 @@", "@@ -1,4 +1,4 @@ \x1b[2J"), with("@@ -1,4 +1,4 @@", "@@ -01,4 +1,4 @@"), with("@@ -1 +0,0 @@", "@@ -1,1 +0,0 @@"),
+                                     with("similarity index 100%", "similarity index 90%"), with("similarity index 100%\n", ""), with("\\ No newline at end of file", "\\ none"),
+                                     with("diff --git a/d b/d", "diff --git \"a/d\" b/d"), with("diff --git a/d b/d", "diff --git a/d b/d\r"),
+                                     with("rename from", "copy from").replace(with("rename from", "copy from").find("rename to"), 9, "copy to"),
+                                     with("diff --git a/e", plain + "diff --git a/e"), with("b/g\nold mode 100644\nnew mode 100755\n", "b/g\nindex 1..2\nBinary files a/g and b/g differ\n"),
+                                     with("+++ b/d", "+++ b/d\t2020-01-01")}) {
+        INFO(other);
+        CHECK_NOTHROW(parse(other));
+        CHECK(why_not_made(other).ends_with("not written as it would be written here") != why_not_made(other).ends_with("something behind it"));
+    }
+    CHECK(why_not_made(text + text).ends_with("out of order"));
+    CHECK(why_not_made(plain).ends_with("would be written here"));
+    CHECK(why_not_made(make("x", {}, {Mode::regular, ""}).text + make("x", {Mode::regular, ""}, {}).text).ends_with("out of order"));
+    CHECK_FALSE(why_not_made("").empty());
+    CHECK(why_not_made("diff --git a/../x b/../x\nnew file mode 100644\n").find("\"..\"") != std::string::npos);
+}
+
+TEST_CASE("no byte that is changed in a made patch goes unnoticed, but for its content") {
+    const std::string text = made_patch();
+    std::size_t refused = 0, taken = 0;
+    for (std::size_t at = 0; at < text.size(); ++at)
+        for (const char flip : {'\x01', '\x20', '\x40', '\x7f'}) {
+            std::string other = text;
+            other[at] = static_cast<char>(other[at] ^ flip);
+            if (!why_not_made(other).empty()) {
+                ++refused;
+                continue;
+            }
+            ++taken;
+            // It says what it does: written again, it is the same.
+            for (const FilePatch& patch : parse_made(other)) CHECK_NOTHROW(check_path(patch.path()));
+        }
+    CHECK(refused > 3 * taken);
+    CHECK(taken > 0);
+}
+
+TEST_CASE("a name of more than 255 bytes is none") {
+    CHECK_NOTHROW(check_path("d/" + std::string(255, 'n')));
+    CHECK_THROWS_AS(check_path("d/" + std::string(256, 'n')), Error);
+    CHECK_THROWS_AS(check_path(std::string(256, 'n') + "/f"), Error);
+}
