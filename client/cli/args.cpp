@@ -67,8 +67,10 @@ CLI::App* add_below(CLI::App& app, std::string_view words) {
     return parent->add_subcommand(std::string(words));
 }
 
-// Where in `args` (which begin after the verb) the command starts: behind the positionals, at `--` or at the first word that is no option.
-std::size_t command_start(const proto::TypeInfo& params, const std::vector<std::string>& args) {
+// Where in `args` (which begin after the verb) the words begin that are taken as they are: at `--`, and if they are a command, at the
+// first word behind the positionals that is no option.
+std::size_t rest_start(const proto::TypeInfo& params, const std::vector<std::string>& args) {
+    const bool is_command = command_of(params) != nullptr;
     std::size_t positionals = 0;
     for (const FieldInfo& field : params.fields) positionals += field.options.cli == Cli::positional;
     const auto by_flag = [&](const std::string& flag) -> const FieldInfo* {
@@ -85,8 +87,8 @@ std::size_t command_start(const proto::TypeInfo& params, const std::vector<std::
         const std::string& arg = args[i];
         if (arg == "--") return i;
         if (arg.size() < 2 || arg[0] != '-') {
-            if (positionals == 0) return i;
-            --positionals;
+            if (is_command && positionals == 0) return i;
+            if (positionals > 0) --positionals;
         } else if (arg[1] == '-') {
             if (arg.find('=') != std::string::npos) continue;
             const FieldInfo* field = by_flag(arg);
@@ -182,10 +184,10 @@ Invocation parse_args(const std::vector<std::string>& args, const char* (*enviro
     // CLI11 sees the words before the command only: what comes after belongs to the guest.
     std::vector<std::string> ours = args;
     std::vector<std::string> command;
-    const FieldInfo* rest = found.verb ? command_of(found.verb->params()) : nullptr;
+    const FieldInfo* rest = found.verb ? rest_of(found.verb->params()) : nullptr;
     if (rest) {
         const std::vector<std::string> after(args.begin() + static_cast<std::ptrdiff_t>(found.end), args.end());
-        const std::size_t start = command_start(found.verb->params(), after);
+        const std::size_t start = rest_start(found.verb->params(), after);
         ours.resize(found.end + start);
         command.assign(after.begin() + static_cast<std::ptrdiff_t>(start), after.end());
         if (!command.empty() && command.front() == "--") command.erase(command.begin());
@@ -263,7 +265,8 @@ Invocation parse_args(const std::vector<std::string>& args, const char* (*enviro
                 out.given.emplace(field.name);
                 command.erase(command.begin());
             }
-            json& value = out.params[std::string(rest->name)] = json::array();
+            json& value = out.params[std::string(rest->name)];
+            if (value.is_null()) value = json::array();
             for (const std::string& word : command) value.push_back(parse_value(*rest, word));
             out.given.emplace(rest->name);
         }

@@ -339,7 +339,7 @@ private:
         if (n > 0 && options_.streams->terminal && !any_output_ && std::memchr(bytes, 3, static_cast<std::size_t>(n))) return on_signal(SIGINT);
         if (n > 0) return pass_on(std::string_view(bytes, static_cast<std::size_t>(n)));
         in_open_ = false;
-        if (options_.streams->upload && !input_is_whole(n < 0 ? errno : 0)) return cancel();
+        if (options_.streams->upload && !input_is_whole(n < 0 ? errno : 0)) return break_off();
         // Of a command, a terminal that has gone and a descriptor that never was are an end of input too.
         attach_unsent_ += proto::encode_eof(proto::StreamId::in);
     }
@@ -352,6 +352,13 @@ private:
             input_failure_ = std::current_exception();  // thrown by run(), once the daemon has let go of what it got
         }
         return !input_failure_;
+    }
+
+    void break_off() {
+        attach_ = Attach::closed;
+        attach_fd_.reset();
+        attach_unsent_.clear();
+        cancel();
     }
 
     void pass_on(std::string_view bytes) {

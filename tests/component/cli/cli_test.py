@@ -1,43 +1,23 @@
 #!/usr/bin/env python3
 """The client against a daemon that misbehaves, and against terminals, pipes and signals."""
-import contextlib
 import fcntl
 import json
 import os
-import pty
-import select
 import signal
 import socket
 import struct
 import subprocess
-import sys
 import tempfile
 import termios
 import threading
 import unittest
 
 from fake_pyrod import EOF, ERR, FakePyrod, IN, OUT, RESIZE, WAIT, frame
+from program import PYRO, OnTerminal, environment, pyro, start
 
-sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "..", "support"))
-import children  # noqa: E402
-
-PYRO = os.environ["PYRO"]
 VM = {"vm_id": "vm-abc", "state": "running", "environment": "debian:12", "environment_digest": "sha256:" + "b" * 64, "vcpu_count": 1,
       "mem_mib": 1024, "disk_gib": 8, "network": False, "created_at": 1700000000, "expires_at": 1700000600}
 ENV = {"name": "debian:12", "reference": "docker.io/library/buildpack-deps:bookworm-scm", "state": "installed", "description": "Debian 12 with git"}
-
-
-def environment(daemon, **more):
-    return {"PATH": os.environ["PATH"], "PYRO_SOCKET": daemon.path if daemon else "/nonexistent/s", "HOME": "/", "TERM": "xterm", "TZ": "UTC", **more}
-
-
-def pyro(daemon, *args, stdin=b"", env=None, **more):
-    return subprocess.run([PYRO, *args], input=stdin, capture_output=True, env=environment(daemon, **(env or {})), timeout=WAIT,
-                          **children.reachable(PYRO, more))
-
-
-def start(case, daemon, *args):
-    return children.ends_with(case, subprocess.Popen([PYRO, *args], env=environment(daemon), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
 
 
 def output(out=b"", err=b"", **ended):
@@ -103,7 +83,7 @@ class Results(unittest.TestCase):
     def test_usage_errors_never_reach_the_daemon(self):
         with FakePyrod() as daemon:
             for args in (["frob"], ["run"], ["env", "pull", "a", "b"], ["run", "--mem-mib", "1", "x"], ["run", "--frob", "x"], ["vm", "status", "x" * 65],
-                         ["run", "-e", "=", "x"], ["run", "-t", "x"], ["env"]):
+                         ["run", "-e", "=", "x"], ["run", "-t", "x"], ["env", "frob"], ["workspace", "file", "frob"]):
                 with self.subTest(args):
                     done = pyro(daemon, *args)
                     self.assertEqual((done.returncode, done.stdout), (2, b""))
@@ -491,47 +471,7 @@ class Completion(unittest.TestCase):
             self.assertEqual(pyro(None, "__complete", *args).returncode, 0)
 
 
-class Terminal(unittest.TestCase):
-    """pyro on a pseudo-terminal of its own."""
-
-    def start(self, daemon, *args):
-        self.pid, self.master = pty.fork()
-        if self.pid == 0:
-            os.execve(PYRO, [PYRO, *args], environment(daemon))
-        self.process = os.pidfd_open(self.pid)
-        self.addCleanup(self.end, self.pid, self.process, self.master)
-
-    def end(self, pid, process, master):
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(process, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):  # collected already
-            os.waitpid(pid, 0)
-        os.close(process)
-        os.close(master)
-
-    def read_until(self, text):
-        seen = b""
-        while text not in seen:
-            ready, _, _ = select.select([self.master], [], [], WAIT)
-            self.assertTrue(ready, seen)
-            try:
-                data = os.read(self.master, 4096)
-            except OSError:  # the other side has gone
-                data = b""
-            if not data:
-                break
-            seen += data
-        self.assertIn(text, seen)
-        return seen
-
-    def ended(self):
-        self.assertTrue(select.select([self.process], [], [], WAIT)[0], "it goes on")
-        _, status = os.waitpid(self.pid, 0)
-        return os.waitstatus_to_exitcode(status)
-
-    def is_raw(self):
-        return not termios.tcgetattr(self.master)[3] & termios.ICANON
-
+class Terminal(OnTerminal):
     def test_raw_bytes_resize_and_restore(self):
         seen, attached_now, go = [], threading.Event(), threading.Event()
         def shell(call):

@@ -43,7 +43,8 @@ class Line:
         if header is None:
             return None
         stream, size = struct.unpack("<BI", header)
-        return stream, self.read_exactly(size)
+        data = self.read_exactly(size)
+        return None if data is None else (stream, data)  # cut off
 
     def send(self, message):
         self.sock.sendall(message if isinstance(message, bytes) else json.dumps(message).encode() + b"\n")
@@ -66,12 +67,26 @@ class Call:
         self.line.send({"jsonrpc": "2.0", "id": self.id, "error": {"code": number, "message": message, "data": {
             "code": code, "message": message, "hint": hint, "retryable": code == "unavailable", "details": details}}})
 
-    def start(self, ticket="t1"):
-        """Sends exec.started and waits for the attach connection."""
-        self.notify("exec.started", ticket=ticket, vm_id="vm1")
+    def start(self, ticket="t1", method="exec.started", ids={"vm_id": "vm1"}):
+        """Says where to attach and waits for that connection."""
+        self.notify(method, ticket=ticket, **ids)
         attached = self.daemon.attached(ticket)
         attached.send({"ok": True})
         return attached
+
+    def take(self):
+        """An upload: what came, and whether it ended with the end mark."""
+        attached, data = self.start(method="stream.opened", ids={}), b""
+        while (frame := attached.read_frame()) is not None and frame[0] == IN:
+            data += frame[1]
+        return data, frame is not None and frame == (EOF, bytes([IN]))
+
+    def give(self, data, **result):
+        """A download, with its answer."""
+        attached = self.start(method="stream.opened", ids={})
+        for at in range(0, len(data), 65536):
+            attached.send(frame(OUT, data[at:at + 65536]))
+        self.answer({**result, "stdout_bytes": len(data)})
 
     def ended(self, out=0, err=0, exit_code=0, **more):
         result = {"vm_id": "vm1", "timed_out": False, "oom": False, "duration_ms": 63, "execution_mode": "guest_tcg",

@@ -50,6 +50,7 @@ TEST_CASE("the command of run begins behind the environment and keeps its border
     CHECK(argv_of({"vm", "exec", "vm-1", "--timeout-seconds", "5", "run", "env", "list"}) == json{"run", "env", "list"});
     CHECK(argv_of({"run", "debian:12"}).is_null());
     CHECK(argv_of({"run", "debian:12", "--"}).is_null());
+    CHECK(argv_of({"run", "--", "debian:12"}) == json::array());
     CHECK_FALSE(parsed({"run", "debian:12", "ls", "--json"}).globals.json);
 }
 
@@ -89,10 +90,46 @@ TEST_CASE("usage errors name the flag and the bound") {
     CHECK(refused({"vm", "status", "a", "b"}) == "unexpected argument \"b\"");
     CHECK(refused({"vm", "frob"}) == "unknown command \"vm frob\"");
     CHECK(refused({"frob", "run"}) == "unknown command \"frob\"");
-    CHECK(refused({"vm"}) == "pyro vm needs a command");
+    CHECK(refused({"vm", "--json"}) == "pyro vm needs a command");
+    CHECK(refused({"workspace", "file", "frob"}) == "unknown command \"workspace file frob\"");
+    CHECK(refused({"workspace", "file", "--json"}) == "pyro workspace file needs a command");
+    CHECK(refused({"workspace", "export", "fix"}) == "--output: is missing");
+    CHECK(refused({"workspace", "export", "fix", "--output", ""}) == "--output: must not be empty");
+    CHECK(refused({"workspace", "sync", "push", "fix"}) == "PATH: is missing");
+    CHECK(refused({"workspace", "exec", "--id-only", "fix", "ls"}) == "unknown option --id-only");
+    CHECK(refused({"workspace", "diff", "fix", "a", "\xff"}) == "PATH: is not valid UTF-8");
+    CHECK(refused({"workspace", "create", "x", "--name", "\xff"}) == "--name: is not valid UTF-8");
     CHECK(refused({"completion", "tcsh"}) == "SHELL: not one of bash, zsh, fish");
     CHECK(refused({"run", "--rows", "3", "x"}) == "unknown option --rows");
     CHECK(refused({"run", "--command", "ls", "x"}) == "unknown option --command");
+}
+
+TEST_CASE("words of three levels, and options of the client's own beside the method's") {
+    auto call = parsed({"workspace", "file", "write", "fix", "src/a.c", "--text", "-x\ny", "--mode", "0755"});
+    CHECK(call.verb->words == "workspace file write");
+    CHECK(call.params == json{{"workspace_id", "fix"}, {"path", "src/a.c"}, {"mode", "0755"}});
+    CHECK(call.own == json{{"text", "-x\ny"}});
+    call = parsed({"workspace", "patch", "apply", "fix", "-"});
+    CHECK(call.params == json{{"workspace_id", "fix"}});
+    CHECK(call.own == json{{"dash", "-"}});
+    call = parsed({"workspace", "sync", "push", "--dest", "/workspace/d", "fix", "/tmp/\xff"});
+    CHECK(call.params == json{{"workspace_id", "fix"}, {"dest", "/workspace/d"}});
+    CHECK(call.own["path"].get<std::string>() == "/tmp/\xff");
+    call = parsed({"workspace", "export", "fix", "-o", "out", "--force"});
+    CHECK(call.params == json{{"workspace_id", "fix"}});
+    CHECK(call.own == json{{"output", "out"}, {"force", true}});
+    CHECK(parsed({"workspace", "create", "debian:12", "--seed-path", "."}).own == json{{"seed_path", "."}});
+    CHECK(parsed({"workspace", "create", "debian:12", "--id-only"}).globals.id_only);
+    CHECK(parsed({"workspace", "--json", "file", "--socket", "/s", "list", "fix"}).globals.socket == "/s");
+    CHECK(argv_of({"workspace", "exec", "fix", "--cwd", "src", "ls", "-l", "--json"}) == json{"ls", "-l", "--json"});
+    // Paths are no command: options may stand between them.
+    call = parsed({"workspace", "diff", "fix", "a", "--verify", "b", "--", "-c"});
+    CHECK(call.params == json{{"workspace_id", "fix"}, {"verify", true}, {"paths", {"a", "b", "-c"}}});
+    CHECK(parsed({"workspace", "diff", "fix"}).params == json{{"workspace_id", "fix"}});
+    for (const Verb& verb : verbs()) {
+        std::set<std::string_view> names;
+        for (const proto::FieldInfo* field : verb.fields()) CHECK(names.insert(field->name).second);
+    }
 }
 
 TEST_CASE("help and version win over what is missing") {
@@ -100,6 +137,10 @@ TEST_CASE("help and version win over what is missing") {
     CHECK(parsed({"--version"}).what == Invocation::What::version);
     CHECK(parsed({"-V"}).what == Invocation::What::version);
     CHECK(parsed({"run", "--help"}).topic == "run");
+    CHECK(parsed({"vm"}).what == Invocation::What::help);
+    CHECK(parsed({"workspace"}).topic == "workspace");
+    CHECK(parsed({"workspace", "file"}).topic == "workspace file");
+    CHECK(parsed({"workspace", "file", "list", "-h"}).topic == "workspace file list");
     CHECK(parsed({"vm", "-h"}).topic == "vm");
     CHECK(parsed({"env", "pull", "x", "y", "--help"}).what == Invocation::What::help);
     CHECK(parsed({"run", "--help", "x", "ls"}).what == Invocation::What::help);
@@ -114,7 +155,7 @@ TEST_CASE("every method with words on the command line is a command") {
         CHECK(verb->method == &method);
         const auto space = method.traits.cli.find(' ');
         if (space == std::string_view::npos) continue;
-        const auto first = method.traits.cli.substr(0, space);
+        const auto first = split_last(method.traits.cli).first;
         CHECK(std::any_of(groups().begin(), groups().end(), [&](const Group& group) { return group.name == first; }));
     }
 }
