@@ -53,7 +53,11 @@ io::Task<WorkspaceChanges> diff_of(std::shared_ptr<workspace::Workspace> workspa
     WorkspaceChanges out;
     out.changes = shown_changes(records);
     out.total = workspace::done_of(records).files;
-    patch::parse(answer.out);  // throws where it is none, or leads out of the tree
+    try {
+        patch::parse_made(answer.out);
+    } catch (const Error& e) {
+        throw Error(ErrorCode::guest_failed, "what the guest calls its diff is none: " + e.message(), "reset the workspace: it has not kept to itself");
+    }
     out.patch = std::move(answer.out);
     co_return out;
 }

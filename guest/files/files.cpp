@@ -74,7 +74,10 @@ public:
         if (!has(option)) return std::nullopt;
         return number_of(option, values_.at(option), base);
     }
-    std::optional<Owner> owner() const {
+    // What is made belongs to whom the root belongs to, unless something else is said; who is not root has no choice.
+    std::optional<Owner> owner(const UniqueFd& root) const {
+        struct stat info{};
+        if (!has("--owner") && ::geteuid() == 0 && ::fstat(root.get(), &info) == 0) return Owner{info.st_uid, info.st_gid};
         if (!has("--owner")) return std::nullopt;
         const std::string_view text = values_.at("--owner");
         const std::size_t colon = text.find(':');
@@ -123,14 +126,14 @@ void perform(const Arguments& arguments) {
         options.must_replace = arguments.has("--replace");
         if (options.must_create && options.must_replace) misuse("--create and --replace exclude each other");
         options.length = arguments.number("--length");
-        options.owner = arguments.owner();
+        options.owner = arguments.owner(root);
         write(root, paths[0], options);
     } else if (operation == "remove") {
         remove(root, paths[0], arguments.has("--recursive"));
     } else if (operation == "unpack") {
-        unpack(root, UnpackOptions{normal(arguments.text("--dest", ".")), arguments.has("--replace-all"), arguments.text("--staging", ""), arguments.owner()});
+        unpack(root, UnpackOptions{normal(arguments.text("--dest", ".")), arguments.has("--replace-all"), arguments.text("--staging", ""), arguments.owner(root)});
     } else if (operation == "apply") {
-        apply(root, ApplyOptions{arguments.text("--staging", ""), arguments.owner()});
+        apply(root, ApplyOptions{arguments.text("--staging", ""), arguments.owner(root)});
     } else if (operation == "diff") {
         DiffOptions options;
         options.upper = arguments.text("--upper", "");

@@ -538,6 +538,10 @@ std::uint64_t recover_killed(const UniqueFd& root, const UniqueFd& base) {
     std::uint64_t count = 0;
     for (const Names::Item& item : names.items) {
         const std::string name = names.name(item);
+        if (is_staging(name) && item.type == DT_REG) {  // a killed write's
+            const UniqueFd file(::openat(base.get(), name.c_str(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC));
+            if (file && lock(file, base, name)) ::unlinkat(base.get(), name.c_str(), 0);
+        }
         if (!is_staging(name) || item.type != DT_DIR) continue;
         const UniqueFd run(::openat(base.get(), name.c_str(), read_directory));
         if (!run || !lock(run, base, name)) continue;

@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -46,6 +47,46 @@ std::string fresh_name() {
     return std::string(staging_prefix) + digits;
 }
 
+// A name for what is not whole yet; it goes unless move_to() gave it another.
+class Temporary {
+public:
+    explicit Temporary(int directory) : directory_(directory) {}
+    Temporary(const Temporary&) = delete;
+    Temporary& operator=(const Temporary&) = delete;
+    ~Temporary() {
+        if (exists()) ::unlinkat(directory_, name_.c_str(), 0);
+    }
+    bool exists() const { return !name_.empty(); }
+
+    // A new file, locked as long as this process lives.
+    UniqueFd make() {
+        const std::string name = fresh_name();
+        UniqueFd file(::openat(directory_, name.c_str(), O_CREAT | O_EXCL | O_NOFOLLOW | O_WRONLY | O_CLOEXEC, 0600));
+        if (!file) return file;
+        name_ = name;
+        ::flock(file.get(), LOCK_EX | LOCK_NB);
+        return file;
+    }
+    // A file without a name gets one.
+    int take(const UniqueFd& file) {
+        const std::string name = fresh_name(), content = "/proc/self/fd/" + std::to_string(file.get());
+        if (::linkat(AT_FDCWD, content.c_str(), directory_, name.c_str(), AT_SYMLINK_FOLLOW) != 0) return errno;
+        name_ = name;
+        return 0;
+    }
+    int move_to(int directory, const std::string& name) {
+        if (::renameat(directory_, name_.c_str(), directory, name.c_str()) != 0) return errno;
+        name_.clear();
+        return 0;
+    }
+    // The same where nothing may be replaced.
+    int link_to(int directory, const std::string& name) const { return ::linkat(directory_, name_.c_str(), directory, name.c_str(), 0) == 0 ? 0 : errno; }
+
+private:
+    int directory_;
+    std::string name_;
+};
+
 }  // namespace
 
 void write(const UniqueFd& root, const std::string& path, const WriteOptions& options) {
@@ -68,8 +109,11 @@ void write(const UniqueFd& root, const std::string& path, const WriteOptions& op
     if (!exists && options.must_replace) fail("replace", path, ENOENT);
     const mode_t mode = options.mode ? *options.mode : exists && S_ISREG(old.st_mode) ? old.st_mode & 0777 : 0644;
 
-    // Without a name until it is whole: a run that is killed leaves nothing.
-    const UniqueFd file(::openat(trail.fd(), ".", O_TMPFILE | O_WRONLY | O_CLOEXEC, 0600));
+    // Without a name until it is whole: a run that is killed leaves nothing. An overlay of Linux 6.1 has no such files; there it has a
+    // name that nobody takes for a file of the workspace, and recover_killed() removes what a killed run left of that.
+    UniqueFd file(::openat(trail.fd(), ".", O_TMPFILE | O_WRONLY | O_CLOEXEC, 0600));
+    Temporary in_root(root.get());
+    if (!file && errno == EOPNOTSUPP) file = in_root.make();
     if (!file) fail("write", path, errno, trail.fd());
     Done done;
     done.files = 1;
@@ -98,18 +142,11 @@ void write(const UniqueFd& root, const std::string& path, const WriteOptions& op
             if (error != 0) fail("write", path, error);
             made.push_back(ours);
         }
-        const std::string content = "/proc/self/fd/" + std::to_string(file.get());
-        if (options.must_create) {
-            if (::linkat(AT_FDCWD, content.c_str(), trail.fd(), name.c_str(), AT_SYMLINK_FOLLOW) != 0) fail("create", path, errno, file.get());
-        } else {
-            const std::string temporary = fresh_name();
-            if (::linkat(AT_FDCWD, content.c_str(), trail.fd(), temporary.c_str(), AT_SYMLINK_FOLLOW) != 0) fail("write", path, errno, file.get());
-            if (::renameat(trail.fd(), temporary.c_str(), trail.fd(), name.c_str()) != 0) {
-                const int why = errno;
-                ::unlinkat(trail.fd(), temporary.c_str(), 0);
-                fail("write", path, why, file.get());
-            }
-        }
+        Temporary beside(trail.fd());
+        if (!in_root.exists()) error = beside.take(file);
+        Temporary& whole = in_root.exists() ? in_root : beside;
+        if (error == 0) error = options.must_create ? whole.link_to(trail.fd(), name) : whole.move_to(trail.fd(), name);
+        if (error != 0) fail(options.must_create ? "create" : "write", path, error, file.get());
     } catch (const Error&) {
         unmake();
         throw;
