@@ -19,9 +19,13 @@ namespace pyro::image {
 namespace {
 
 constexpr std::uint64_t block_size = 4096;
-constexpr std::uint32_t lost_found_ino = 11, first_free_ino = 12;
+constexpr std::uint64_t group_blocks = 8 * block_size;  // 128 MiB
+constexpr std::uint64_t most_groups = (64ull << 30) / (group_blocks * block_size);
+constexpr std::uint64_t backup_blocks = 16;             // of the superblock and most_groups descriptors, where a group begins
+constexpr std::uint32_t lost_found_ino = 11;
 constexpr std::uint32_t fixed_time = 1577836800;  // 2020-01-01: of what belongs to the file system, not to the image
-constexpr std::array<unsigned char, 16> fixed_uuid{0x70, 0x79, 0x72, 0x6f, 0x65, 0x78, 0x44, 0x34, 0x80, 0x00, 0x72, 0x6f, 0x6f, 0x74, 0x66, 0x73};
+constexpr std::array<unsigned char, 16> root_uuid{0x70, 0x79, 0x72, 0x6f, 0x65, 0x78, 0x44, 0x34, 0x80, 0x00, 0x72, 0x6f, 0x6f, 0x74, 0x66, 0x73};
+constexpr std::array<unsigned char, 16> read_only_uuid{0x70, 0x79, 0x72, 0x6f, 0x65, 0x78, 0x44, 0x34, 0x80, 0x00, 0x73, 0x65, 0x65, 0x64, 0x66, 0x73};
 
 [[noreturn]] void ext4_failed(const std::string& what, errcode_t code) {
     if (code == EXT2_ET_BLOCK_ALLOC_FAIL || code == EXT2_ET_DIR_NO_SPACE || code == EXT2_ET_JOURNAL_TOO_SMALL)
@@ -207,21 +211,33 @@ int entry_type(FileType type) {
 
 class Ext4Image::Impl {
 public:
-    Impl(int fd, Ext4Options options) : fd_(fd) {
-        if (::ftruncate(fd, 0) != 0 || ::ftruncate(fd, static_cast<off_t>(options.size_bytes)) != 0)
-            throw Error::from_errno("size the root image");
+    Impl(int fd, Ext4Options options) : fd_(fd), read_only_(options.size_bytes == 0) {
+        if (::ftruncate(fd, 0) != 0)
+            throw Error::from_errno("empty the image");
+        journal_blocks_ = options.journal_mib * ((1u << 20) / block_size);
+        if (!read_only_)
+            lay_out(options.size_bytes, options.size_bytes / options.bytes_per_inode);
+    }
+
+    void lay_out(std::uint64_t size_bytes, std::uint64_t inodes) {
+        if (::ftruncate(fd_, static_cast<off_t>(size_bytes)) != 0)
+            throw Error::from_errno("size the image");
         ext2_super_block param{};
-        ext2fs_blocks_count_set(&param, options.size_bytes / block_size);
+        ext2fs_blocks_count_set(&param, size_bytes / block_size);
         param.s_rev_level = EXT2_DYNAMIC_REV;
         param.s_log_block_size = 2;
         param.s_log_cluster_size = 2;
         param.s_inode_size = 256;
-        param.s_inodes_count = static_cast<std::uint32_t>(std::min<std::uint64_t>(options.size_bytes / options.bytes_per_inode, 0xffff0000u));
-        param.s_log_groups_per_flex = 4;
-        param.s_reserved_gdt_blocks = 127;  // grows online to 1 TiB
+        param.s_inodes_count = static_cast<std::uint32_t>(std::min<std::uint64_t>(inodes, 0xffff0000u));
         ext2fs_set_feature_dir_index(&param);
         ext2fs_set_feature_xattr(&param);
-        ext2fs_set_feature_resize_inode(&param);
+        if (read_only_) {
+            param.s_log_groups_per_flex = 9;  // all of them: tables may lie where the content has left room
+        } else {
+            param.s_log_groups_per_flex = 4;
+            param.s_reserved_gdt_blocks = 127;  // grows online to 1 TiB
+            ext2fs_set_feature_resize_inode(&param);
+        }
         ext2fs_set_feature_filetype(&param);
         ext2fs_set_feature_extents(&param);
         ext2fs_set_feature_64bit(&param);
@@ -232,9 +248,10 @@ public:
         ext2fs_set_feature_dir_nlink(&param);
         ext2fs_set_feature_extra_isize(&param);
         ext2fs_set_feature_metadata_csum(&param);
-        ext4_check(ext2fs_initialize(std::to_string(fd).c_str(), EXT2_FLAG_64BITS, &param, fd_io::manager(), &fs_), "make the file system");
+        ext4_check(ext2fs_initialize(std::to_string(fd_).c_str(), EXT2_FLAG_64BITS, &param, fd_io::manager(), &fs_), "make the file system");
         fs_->now = fixed_time;
         ext2_super_block& super = *fs_->super;
+        const auto& fixed_uuid = read_only_ ? read_only_uuid : root_uuid;
         std::copy(fixed_uuid.begin(), fixed_uuid.end(), super.s_uuid);
         std::memcpy(super.s_hash_seed, fixed_uuid.data(), fixed_uuid.size());
         super.s_def_hash_version = EXT2_HASH_HALF_MD4;
@@ -246,15 +263,15 @@ public:
         super.s_default_mount_opts = EXT2_DEFM_XATTR_USER | EXT2_DEFM_ACL;
         super.s_errors = EXT2_ERRORS_RO;
         ext2fs_r_blocks_count_set(&super, 0);
-        std::memcpy(super.s_volume_name, "pyro-root", 9);
+        std::memcpy(super.s_volume_name, read_only_ ? "pyro-seed" : "pyro-root", 9);
         ext2fs_init_csum_seed(fs_);
+        mark_contents();
         ext4_check(ext2fs_allocate_tables(fs_), "lay out the file system");
         for (dgrp_t group = 0; group < fs_->group_desc_count; ++group) {
             ext2fs_bg_flags_set(fs_, group, EXT2_BG_INODE_ZEROED);
             ext2fs_group_desc_csum_set(fs_, group);
         }
-        cursor_ = super.s_first_data_block;
-        journal_blocks_ = options.journal_mib * ((1u << 20) / block_size);
+        size_bytes_ = size_bytes;
     }
 
     ~Impl() {
@@ -329,22 +346,28 @@ public:
     }
 
     void finish(Tree& tree) {
-        tree.ensure_directory("lost+found", 0700);
-        for (const auto& extents : contents_)
-            for (const Extent& extent : extents)
-                ext2fs_block_alloc_stats_range(fs_, extent.physical, extent.count, +1);
+        if (read_only_) {
+            lay_out_around_contents(tree.entries());
+        } else {
+            tree.ensure_directory("lost+found", 0700);
+            mark_contents();
+        }
         reserve_inodes();
         number_inodes(tree);
         for (const Numbered& one : order_)
             write_inode(tree, one);
         flush_device();
-        ext4_check(ext2fs_create_resize_inode(fs_), "reserve room to grow");
-        ext4_check(ext2fs_add_journal_inode2(fs_, static_cast<blk_t>(journal_blocks_), ~0ull, EXT2_MKJOURNAL_LAZYINIT | EXT2_MKJOURNAL_NO_MNT_CHECK),
-                   "make the journal");
+        if (!read_only_) {
+            ext4_check(ext2fs_create_resize_inode(fs_), "reserve room to grow");
+            ext4_check(ext2fs_add_journal_inode2(fs_, static_cast<blk_t>(journal_blocks_), ~0ull, EXT2_MKJOURNAL_LAZYINIT | EXT2_MKJOURNAL_NO_MNT_CHECK),
+                       "make the journal");
+        }
         fs_->super->s_state = EXT2_VALID_FS;
         ext2_filsys fs = std::exchange(fs_, nullptr);
         ext4_check(ext2fs_close_free(&fs), "write the file system");
     }
+
+    std::uint64_t size_bytes() const { return size_bytes_; }
 
 private:
     struct Numbered {
@@ -352,8 +375,39 @@ private:
         ext2_ino_t ino, parent;
     };
 
+    void mark_contents() {
+        for (const auto& extents : contents_)
+            for (const Extent& extent : extents)
+                ext2fs_block_alloc_stats_range(fs_, extent.physical, extent.count, +1);
+    }
+
+    // Not less than what `entries` names and the contents take; the rest is a hole.
+    void lay_out_around_contents(std::uint64_t entries) {
+        const std::uint64_t inodes = entries + EXT2_GOOD_OLD_FIRST_INO + 1;
+        std::uint64_t blocks = cursor_ + 2 * entries + 64;  // directories, 14 entries in a block or more, and long symlinks
+        for (const auto& extents : contents_)
+            if (extents.size() > 4)
+                blocks += extents.size() / 100 + 4;
+        const auto needed = [&](std::uint64_t groups) { return blocks + inodes / 16 + groups * (backup_blocks + 4); };
+        std::uint64_t groups = 1;
+        while (groups <= most_groups && needed(groups) > groups * group_blocks)
+            ++groups;
+        if (groups > most_groups)
+            throw ImageTooSmall{};
+        lay_out(groups * group_blocks * block_size, inodes);
+    }
+
     // Blocks are handed out in order and never twice; the bitmap is marked at the end.
     std::pair<std::uint64_t, std::uint32_t> allocate(std::uint64_t want) {
+        if (!fs_) {  // around what only has one place, whatever the size will be
+            const std::uint64_t in_group = cursor_ % group_blocks;
+            const std::uint64_t start = cursor_ + (in_group < backup_blocks ? backup_blocks - in_group : 0);
+            const std::uint64_t count = std::min(want, group_blocks - start % group_blocks);
+            if (start + count > most_groups * group_blocks)
+                throw ImageTooSmall{};
+            cursor_ = start + count;
+            return {start, static_cast<std::uint32_t>(count)};
+        }
         const std::uint64_t total = ext2fs_blocks_count(fs_->super);
         blk64_t first = 0, used = 0;
         if (cursor_ + want >= total || ext2fs_find_first_zero_block_bitmap2(fs_->block_map, cursor_, total - 1, &first) != 0)
@@ -448,15 +502,16 @@ private:
     // Depth first in the order of names.
     void number_inodes(const Tree& tree) {
         numbers_.assign(1, EXT2_ROOT_INO);
-        ext2_ino_t next = first_free_ino;
+        ext2_ino_t next = read_only_ ? lost_found_ino : lost_found_ino + 1;
         const auto number = [&](InodeId id) -> ext2_ino_t& {
             if (numbers_.size() <= id)
                 numbers_.resize(id + 1, 0);
             return numbers_[id];
         };
-        const InodeId lost_found = tree.root().children.find("lost+found")->second;
+        const InodeId lost_found = read_only_ ? 0 : tree.root().children.find("lost+found")->second;
         order_.push_back({0, EXT2_ROOT_INO, EXT2_ROOT_INO});
-        number(lost_found) = lost_found_ino;
+        if (!read_only_)
+            number(lost_found) = lost_found_ino;
         std::vector<std::pair<InodeId, ext2_ino_t>> todo{{0, EXT2_ROOT_INO}};
         while (!todo.empty()) {
             const auto [directory, directory_ino] = todo.back();
@@ -632,7 +687,9 @@ private:
     }
 
     int fd_;
-    ext2_filsys fs_ = nullptr;
+    bool read_only_;
+    std::uint64_t size_bytes_ = 0;
+    ext2_filsys fs_ = nullptr;  // of a read-only image once all content is there
     std::uint64_t cursor_ = 0;
     std::uint32_t journal_blocks_ = 0;
     bool open_ = false;
@@ -654,5 +711,6 @@ void Ext4Image::write(std::uint64_t offset, std::string_view bytes) { impl_->wri
 ContentId Ext4Image::end() { return impl_->end(); }
 void Ext4Image::discard(ContentId content) { impl_->discard(content); }
 void Ext4Image::finish(Tree& tree) { impl_->finish(tree); }
+std::uint64_t Ext4Image::size_bytes() const { return impl_->size_bytes(); }
 
 }  // namespace pyro::image

@@ -13,6 +13,8 @@ struct ImageTooSmall {
 };
 
 struct Ext4Options {
+    // 0: as large as the content needs, in steps of 128 MiB and up to 64 GiB, for an image that is only ever read: without journal,
+    // lost+found and room to grow, and the other options mean nothing.
     std::uint64_t size_bytes = 8ull << 30;
     std::uint32_t bytes_per_inode = 16384;
     std::uint32_t journal_mib = 16;
@@ -31,7 +33,8 @@ public:
     ContentId end() override;
     void discard(ContentId content) override;
 
-    void finish(Tree& tree);  // once; adds lost+found to the tree
+    void finish(Tree& tree);  // once; adds lost+found to the tree, if the image is to have one
+    std::uint64_t size_bytes() const;  // of the finished image
 
 private:
     class Impl;

@@ -17,6 +17,8 @@ namespace {
 struct FreeArchive { void operator()(archive* a) const noexcept { archive_read_free(a); } };
 using Archive = std::unique_ptr<archive, FreeArchive>;
 
+constexpr std::size_t end_of_tar = 1024;
+
 [[noreturn]] void layer_invalid(const std::string& why) {
     throw Error(ErrorCode::environment_invalid, why, "the image is damaged or hostile: pull it again, or use another one");
 }
@@ -76,13 +78,16 @@ public:
         if (unpacked_ > (256u << 20) && unpacked_ / limits_.max_ratio > packed_)
             layer_invalid("layer unpacks to more than " + std::to_string(limits_.max_ratio) + " times its size");
         hash_.update(piece);
+        tail_.append(piece.substr(piece.size() - std::min(piece.size(), end_of_tar)));
+        tail_.erase(0, tail_.size() - std::min(tail_.size(), end_of_tar));
         return piece;
     }
 
     LayerResult finish() {
         while (!next().empty())
             ;
-        return {hash_.finish(), packed_, unpacked_};
+        const bool closed = unpacked_ % 512 == 0 && tail_ == std::string(end_of_tar, '\0');
+        return {hash_.finish(), packed_, unpacked_, closed};
     }
 
     std::exception_ptr kept;  // what a libarchive callback may not throw
@@ -130,6 +135,7 @@ private:
     bool fresh_ = false;
     std::uint64_t packed_ = 0, unpacked_ = 0;
     Sha256 hash_;
+    std::string tail_;  // the last bytes, as many as end a tar
     Archive decompressor_;
 };
 
@@ -207,7 +213,7 @@ Entry read_entry(archive_entry* raw) {
 }  // namespace
 
 LayerResult apply_layer(int fd, Tree& tree, ContentStore& store, std::uint64_t unpacked_before,
-                        const std::function<void(std::uint64_t)>& progress) {
+                        const std::function<void(std::uint64_t)>& progress, const std::function<void(Entry&)>& change) {
     PlainStream stream(fd, tree.limits(), unpacked_before, progress);
     const Archive tar(archive_read_new());
     if (!tar)
@@ -230,6 +236,8 @@ LayerResult apply_layer(int fd, Tree& tree, ContentStore& store, std::uint64_t u
         check(status, "further");
         Entry entry = read_entry(raw);
         last = "entry " + printable(entry.path);
+        if (change)
+            change(entry);
         const Tree::Place place = tree.place(entry);
         if (place.skip)
             continue;

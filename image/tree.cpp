@@ -56,7 +56,8 @@ std::string printable(std::string_view text) {
     return out + (text.size() > 160 ? "...\"" : "\"");
 }
 
-Tree::Tree(TreeLimits limits, std::function<void(ContentId)> discard) : limits_(limits), discard_(std::move(discard)) {
+Tree::Tree(TreeLimits limits, std::function<void(ContentId)> discard, TreeRules rules)
+    : limits_(limits), discard_(std::move(discard)), rules_(rules) {
     inodes_.emplace_back().links = 1;
 }
 
@@ -105,6 +106,8 @@ InodeId Tree::resolve_directory(const std::string& entry, const std::vector<std:
         if (inode.type == FileType::directory) {
             path.push_back(child->second);
         } else if (inode.type == FileType::symlink) {
+            if (rules_ == TreeRules::plain)
+                refuse_entry(entry, "lies below the symlink " + printable(part));
             if (++followed > max_links_followed)
                 refuse_entry(entry, "lies below a loop of symlinks");
             if (inode.target.front() == '/')
@@ -145,7 +148,7 @@ Tree::Place Tree::place(const Entry& entry) {
     place.name = std::move(parts.back());
     parts.pop_back();
 
-    if (place.name.starts_with(whiteout_prefix)) {
+    if (rules_ == TreeRules::layers && place.name.starts_with(whiteout_prefix)) {
         place.skip = true;
         const std::string hidden = place.name.substr(whiteout_prefix.size());
         const bool opaque = place.name == whiteout_opaque;

@@ -47,16 +47,21 @@ struct TreeLimits {
     std::uint64_t max_ratio = 200;                // unpacked to packed, beyond the first 256 MiB
 };
 
+// What an archive's names mean.
+enum class TreeRules {
+    layers,  // of OCI: whiteouts, and an entry below a symlink goes where that leads inside the tree (as docker does)
+    plain,   // nothing but themselves: nothing lies below a symlink
+};
+
 // Shows a hostile name in a message: short, and no control characters.
 std::string printable(std::string_view text);
 
 // Invariants: id 0 is the root directory; every reachable directory has exactly one name; names are 1 to 255 bytes, without
-// '/', and never "." or "..". An entry whose parent is a symlink goes where the link leads inside the tree (as docker does);
-// nothing here ever touches a host path. Of two entries with one name the later wins, as in tar.
+// '/', and never "." or "..". Nothing here ever touches a host path. Of two entries with one name the later wins, as in tar.
 class Tree {
 public:
     // `discard` is told of the content of a file that lost its last name.
-    Tree(TreeLimits limits, std::function<void(ContentId)> discard);
+    Tree(TreeLimits limits, std::function<void(ContentId)> discard, TreeRules rules = TreeRules::layers);
 
     void begin_layer() { ++layer_; }
 
@@ -91,6 +96,7 @@ private:
 
     TreeLimits limits_;
     std::function<void(ContentId)> discard_;
+    TreeRules rules_;
     std::vector<Inode> inodes_;
     std::uint64_t entries_ = 0;
     std::uint32_t layer_ = 0;

@@ -11,6 +11,7 @@
 #include "image/fetch.hpp"
 #include "image/protocol.hpp"
 #include "image/sandbox.hpp"
+#include "image/seed.hpp"
 
 #if defined(__SANITIZE_ADDRESS__)
 // The leak check wants to trace the process, which its own sandbox forbids.
@@ -36,6 +37,9 @@ int run(const char* command) {
         } else if (std::strcmp(command, "build") == 0) {
             enter_sandbox(sandbox);
             events.result(image::build_image(request, events));
+        } else if (std::strcmp(command, "seed") == 0) {
+            enter_sandbox(sandbox);
+            events.result(image::seed_image(request, events));
         } else if (std::strcmp(command, "bootstrap") == 0) {
             events.result(image::bootstrap(request, events));
         } else if (std::strcmp(command, "unpack") == 0) {
@@ -61,7 +65,7 @@ int run(const char* command) {
 
 int main(int argc, char** argv) {
     if (argc != 2) {
-        std::fputs("pyro-image is started by pyrod: pyro-image fetch|build|unpack|bootstrap, request on standard input\n", stderr);
+        std::fputs("pyro-image is started by pyrod: pyro-image fetch|build|unpack|seed|bootstrap, request on standard input\n", stderr);
         return 2;
     }
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);

@@ -14,6 +14,7 @@
 #include "image/directory_image.hpp"
 #include "image/ext4_image.hpp"
 #include "image/layer.hpp"
+#include "image/seed.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/unit/image/tar_builder.hpp"
 
@@ -81,6 +82,13 @@ UniqueFd image_file() {
     REQUIRE(file);
     ::unlink(name);
     return file;
+}
+
+nlohmann::json seed(const std::string& stream, const UniqueFd& image, nlohmann::json limits = nlohmann::json::object()) {
+    std::setlocale(LC_CTYPE, "C.UTF-8");
+    const UniqueFd null(::open("/dev/null", O_WRONLY | O_CLOEXEC)), file = test::file_with(stream);
+    Events events(null.get());
+    return seed_image({{"stream_fd", file.get()}, {"image_fd", image.get()}, {"limits", std::move(limits)}}, events);
 }
 
 UniqueFd build(const std::vector<std::string>& layers, Ext4Options options = {}, TreeLimits limits = {}) {
@@ -314,4 +322,123 @@ TEST_CASE("unpacking stays in its directory and gives up privileges") {
         CHECK(::lstat((path + "/.pyro-unpack").c_str(), &info) == -1);
     }
     run_program({"rm", "-rf", path}, 0);
+}
+
+TEST_CASE("a seed's image is as large as its content and holds what travels") {
+    TarBuilder tar;
+    Member m;
+    m.path = "suid", m.content = "run me", m.mode = 06755, m.uid = 1000, m.gid = 1000;
+    m.pax = test::pax_record("SCHILY.xattr.user.note", "n") + test::pax_record("mtime", "1700000000.25");
+    tar.add(m).directory("empty", 0700).directory("sticky", 03777).file("script", "#!", 0750).file("nothing", "").directory("lost+found");
+    tar.symlink("away", "/etc/passwd").symlink("up", "../../x").symlink("long", std::string(300, 'l')).file("a", "one").hard_link("b", "a");
+    tar.directory("sub").file("sub/.wh.a", "a name like others").file(".wh..wh..opq", "too").file("caf\xc3\xa9", "utf-8").file("raw\xff", "not utf-8");
+    std::string comb(8ull << 20, '\0'), holes(8 << 20, '\0');
+    for (std::size_t at = 0; at < comb.size(); at += 128 << 10)
+        comb[at + 7] = 'c';
+    holes.replace(5 << 20, 5, "islet");
+    tar.file("comb", comb).file("holes", holes);
+    const std::string filler(60 << 20, 'f'), big = noise(80 << 20, 3);  // over the end of the first group
+    tar.file("filler", filler).file("big", big);
+    const std::string stream = tar.bytes();
+    const UniqueFd image = image_file();
+    const nlohmann::json result = seed(stream, image);
+    must_be_clean(image.get());
+    CHECK(result["digest"] == Digest::of(stream).str());
+    CHECK(result["stream_bytes"] == stream.size());
+    CHECK(result["files"] == 13);
+    CHECK(result["directories"] == 4);
+    CHECK(result["symlinks"] == 3);
+    CHECK(result["bytes"] == 6 + 2 + 0 + 3 + 3 + 18 + 3 + 5 + 9 + comb.size() + holes.size() + filler.size() + big.size());
+    struct stat info {};
+    REQUIRE(::fstat(image.get(), &info) == 0);
+    CHECK(result["size"] == 256 << 20);
+    CHECK(info.st_size == 256 << 20);
+    CHECK(info.st_blocks * 512 < 144 << 20);
+    const std::string suid = debugfs(image.get(), "stat /suid");
+    CHECK(contains(suid, "Mode:  0755"));
+    CHECK(contains(suid, "User:     0   Group:     0"));
+    CHECK(contains(suid, "mtime: 0x6553f100:3b9aca00"));
+    CHECK_FALSE(suid.find("user.note") != std::string::npos);
+    CHECK(contains(debugfs(image.get(), "stat /empty"), "Mode:  0700"));
+    CHECK(contains(debugfs(image.get(), "stat /sticky"), "Mode:  01777"));
+    CHECK(contains(debugfs(image.get(), "stat /script"), "Mode:  0750"));
+    CHECK(contains(debugfs(image.get(), "stat /away"), "Fast link dest: \"/etc/passwd\""));
+    CHECK(contains(debugfs(image.get(), "stat /long"), "Size: 300"));
+    CHECK(contains(debugfs(image.get(), "stat /b"), "Links: 2"));
+    CHECK(contains(debugfs(image.get(), "cat /sub/.wh.a"), "a name like others"));
+    CHECK(contains(debugfs(image.get(), "cat /.wh..wh..opq"), "too"));
+    CHECK(contains(debugfs(image.get(), "cat \"/raw\xff\""), "not utf-8"));
+    CHECK(contains(debugfs(image.get(), "stat /holes"), "Blockcount: 8"));
+    for (const auto& [path, content] : {std::pair<const char*, const std::string*>{"/comb", &comb}, {"/holes", &holes}, {"/big", &big}}) {
+        const std::string out = debugfs(image.get(), std::string("cat ") + path);
+        CHECK(same(out.substr(out.find('\n') + 1), *content));
+    }
+    const std::string features = debugfs(image.get(), "features");
+    CHECK(features.find("has_journal") == std::string::npos);
+    CHECK(features.find("resize_inode") == std::string::npos);
+}
+
+TEST_CASE("seeds of nothing and of many names are clean, and equal streams are equal images") {
+    const UniqueFd empty = image_file();
+    CHECK(seed(TarBuilder().bytes(), empty)["files"] == 0);
+    must_be_clean(empty.get());
+    struct stat info {};
+    REQUIRE(::fstat(empty.get(), &info) == 0);
+    CHECK(info.st_size == 128 << 20);
+    CHECK(info.st_blocks * 512 < 256 << 10);
+    TarBuilder tar;
+    for (int d = 0; d < 300; ++d) {
+        tar.directory("d" + std::to_string(d));
+        for (int f = 0; f < 60; ++f)
+            tar.file("d" + std::to_string(d) + "/" + std::string(200, 'n') + std::to_string(f), f % 3 ? "" : "content");
+        tar.symlink("d" + std::to_string(d) + "/s", std::string(200, 't'));
+    }
+    std::string deep = "deep";
+    tar.directory(deep);
+    for (int i = 0; i < 300; ++i)
+        tar.directory(deep += "/d");
+    const UniqueFd one = image_file(), two = image_file();
+    const nlohmann::json first = seed(tar.bytes(), one), second = seed(tar.bytes(), two);
+    must_be_clean(one.get());
+    CHECK(first == second);
+    CHECK(first["files"] == 18000);
+    CHECK(sparse_digest(one.get()) == sparse_digest(two.get()));
+}
+
+TEST_CASE("a seed that is hostile, damaged or too large is refused by name") {
+    const auto refusal = [](const std::string& stream, const nlohmann::json& limits = nlohmann::json::object()) {
+        const UniqueFd image = image_file();
+        try {
+            seed(stream, image, limits);
+        } catch (const Error& error) {
+            CHECK(error.code() == ErrorCode::invalid_argument);
+            CHECK_FALSE(error.hint().empty());
+            return error.message();
+        }
+        return std::string("taken");
+    };
+    const auto special = [](char type) {
+        Member node;
+        node.path = "dev/x", node.type = type, node.major = 1, node.minor = 3;
+        return TarBuilder().directory("dev").add(node).bytes();
+    };
+    CHECK(refusal(TarBuilder().file("/etc/passwd", "x").bytes()) == "the seed is refused: entry \"/etc/passwd\" is an absolute path");
+    CHECK(refusal(TarBuilder().file("a/../../b", "x").bytes()) == "the seed is refused: entry \"a/../../b\" leaves the tree by \"..\"");
+    CHECK(refusal(special('3')) == "the seed is refused: entry \"dev/x\" is a device");
+    CHECK(refusal(special('4')) == "the seed is refused: entry \"dev/x\" is a device");
+    CHECK(refusal(special('6')) == "the seed is refused: entry \"dev/x\" is a fifo");
+    CHECK(refusal(TarBuilder().symlink("out", "/etc").file("out/passwd", "x").bytes()) ==
+          "the seed is refused: entry \"out/passwd\" lies below the symlink \"out\"");
+    CHECK(refusal(TarBuilder().directory("in").symlink("l", "in").file("l/x", "x").bytes()) == "the seed is refused: entry \"l/x\" lies below the symlink \"l\"");
+    CHECK(refusal(TarBuilder().hard_link("a", "../../etc/passwd").bytes()) == "the seed is refused: entry \"a\" leaves the tree by \"..\"");
+    CHECK(refusal(TarBuilder().symlink("out", "/etc").hard_link("a", "out/passwd").bytes()) == "the seed is refused: entry \"a\" lies below the symlink \"out\"");
+    CHECK(refusal(TarBuilder().hard_link("a", "none").bytes()) == "the seed is refused: entry \"a\" is a hard link to \"none\", which is not there");
+    const TarBuilder good = TarBuilder().file("a", "content").file("b", "content");
+    CHECK(refusal(good.unfinished()) == "the seed is refused: it ends too early");
+    CHECK(refusal(good.unfinished() + std::string(512, '\0')) == "the seed is refused: it ends too early");
+    CHECK(contains(refusal(good.bytes().substr(0, 1024 + 300)), "entry \"a\""));
+    CHECK(contains(refusal(std::string()), "the seed is refused: "));
+    CHECK(contains(refusal("no tar at all, only some text that is long enough to be looked at" + std::string(2000, 'x')), "the seed is refused: "));
+    CHECK(refusal(good.bytes(), {{"entries", 1}}) == "the seed is refused: entry \"b\" is one too many: the limit is 1");
+    CHECK(contains(refusal(good.bytes(), {{"total_bytes", 1000}}), "1000 bytes"));
 }
