@@ -253,9 +253,11 @@ class Exec(InFolder):
 
     def test_ctrl_c_cancels(self):
         def wait(call):
-            call.start(ids=IDS).send(frame(OUT, b"ready\n"))
+            attached = call.start(ids=IDS)
+            attached.send(frame(OUT, b"ready\n"))
             call.daemon.cancelled.wait(WAIT)
             call.fail("cancelled")
+            attached.sock.shutdown(2)
         with FakePyrod(exec__start=wait) as daemon:
             child = start(self, daemon, "workspace", "exec", "fix", "sleep")
             self.assertEqual(child.stdout.readline(), b"ready\n")
