@@ -139,7 +139,7 @@ UniqueFd text_source(const Invocation& call, const std::optional<std::string>& t
     const auto usage = [&](const std::string& message) { return UsageError(message, std::string(call.verb->words), call.globals.json); };
     if (dash && *dash != "-") throw usage("unexpected argument \"" + *dash + "\"");
     if (text.has_value() + file.has_value() + dash.has_value() != 1) throw usage("one of " + flag + ", " + flag + "-file and - is needed");
-    if (dash) return UniqueFd(::fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3));
+    if (dash || file == "-") return UniqueFd(::fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3));
     if (file) {
         UniqueFd fd = open_file(*file, O_RDONLY | O_NOCTTY);
         struct stat info {};
@@ -177,7 +177,10 @@ int workspace_create_command(const Invocation& call) {
     const auto workspace = proto::from_wire<proto::WorkspaceInfo>(result, proto::Unknown::ignore);
     if (call.globals.json) {
         ordered_json whole = in_table_order(call.verb->method->result(), result);
-        if (taken) whole["skipped"] = skipped_document(*taken);
+        if (taken) {
+            whole["seed"] = in_table_order(proto::type_of<proto::SeedInfo>(), proto::to_wire(source->info()));  // more than was known when it was asked for
+            whole["skipped"] = skipped_document(*taken);
+        }
         write_stdout(document(whole));
     } else if (call.globals.id_only) {
         write_stdout(workspace.workspace_id + "\n");

@@ -17,7 +17,7 @@ std::string exec_footer(const proto::ExecInfo& exec);
 std::string summary_text(const proto::WorkspaceSummaryResult& summary, std::int64_t now, Style style);
 std::string entry_rows(const std::vector<proto::FileEntry>& entries);
 std::string change_lines(const std::vector<proto::FileChange>& changes, std::int64_t left_out);  // as git's --stat, with what the patch lacks
-std::string rejection_text(const Error& error);  // of a patch: file, hunk, what it expects and what is there; empty where it is none
+std::string rejection_text(const Error& error);  // of a patch: file, hunk, what it expects and what is there, as the daemon tells it
 std::string encode_base64(std::string_view bytes);
 
 // A directory, archive or checkout of this host on its way into a workspace, as a stream. It is looked at, and refused, at once.

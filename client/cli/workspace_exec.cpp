@@ -98,7 +98,7 @@ int follow(const Invocation& call, const json& params, CommandStreams& command, 
 int workspace_exec_command(const Invocation& call) {
     const bool detach = call.params.value("detach", false), interactive = call.params.value("interactive", false), tty = call.params.value("tty", false);
     const auto usage = [&](const std::string& message) { return UsageError(message, std::string(call.verb->words), call.globals.json); };
-    if (!call.params.contains("argv")) throw usage("CMD: is missing");
+    if (!call.params.contains("argv") && !tty) throw usage("CMD: is missing");  // on a terminal it is a shell
     if (detach && interactive) throw usage("--detach and --interactive exclude each other");
     const json params = with_terminal(call);
     Connection daemon({call.globals.socket});
@@ -117,7 +117,7 @@ int workspace_attach_command(const Invocation& call) {
     Connection daemon({call.globals.socket});
     // Whether it has a terminal changes what ours is to be.
     bool tty = false;
-    for (const auto& exec : daemon.call<proto::ExecList>({asked.workspace_id, true}).execs) tty |= exec.exec_id == asked.exec_id && exec.tty;
+    for (const auto& exec : daemon.call<proto::ExecList>({asked.workspace_id, true}).execs) tty |= exec.exec_id.starts_with(asked.exec_id) && exec.tty;
     const bool terminal = tty && !call.globals.json && ::isatty(STDIN_FILENO) && ::isatty(STDOUT_FILENO);
     CommandStreams command({.input = !asked.no_stdin, .tty = terminal, .as_json = call.globals.json, .leaves = true, .lives_on = true, .tag = "[exec]"});
     if (terminal && !asked.no_stdin) write_stderr("pyro: Ctrl-P Ctrl-Q leaves the command running\n");

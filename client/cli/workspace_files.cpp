@@ -91,59 +91,18 @@ std::string change_summary(const std::vector<proto::FileChange>& changes, std::i
     return out + "pyro: " + std::to_string(files) + (files == 1 ? " file" : " files") + " changed, +" + std::to_string(added) + " -" + std::to_string(removed) + "\n";
 }
 
-std::string lines_of(const json& rejection, const char* name, char mark) {
-    std::string out;
-    const auto found = rejection.find(name);
-    if (found == rejection.end()) return out;
-    const auto add = [&](const std::string& line) { out += std::string("pyro:     ") + mark + " " + printable(line) + "\n"; };
-    if (found->is_array()) {
-        for (const json& line : *found)
-            if (line.is_string()) add(line.get<std::string>());
-    } else if (found->is_string()) {
-        std::string text = found->get<std::string>();
-        if (text.ends_with('\n')) text.pop_back();
-        for (std::size_t at = 0; at <= text.size();) {
-            const std::size_t end = std::min(text.find('\n', at), text.size());
-            add(text.substr(at, end - at));
-            at = end + 1;
-        }
-    }
-    return out;
-}
-
-std::string word_of(const json& rejection, std::initializer_list<const char*> names) {
-    for (const char* name : names)
-        if (const auto found = rejection.find(name); found != rejection.end()) return found->is_string() ? found->get<std::string>() : found->dump();
-    return {};
-}
-
-std::string one_rejection(const json& rejection) {
-    const std::string file = word_of(rejection, {"path", "file"}), hunk = word_of(rejection, {"hunk"}), line = word_of(rejection, {"line"});
-    const std::string reason = word_of(rejection, {"reason"}), position = word_of(rejection, {"position"});
-    if (file.empty()) return {};
-    std::string out = "pyro:   " + printable(file);
-    if (!hunk.empty() && hunk != "0") out += ", hunk " + printable(hunk);
-    if (!line.empty() && line != "0") out += ", line " + printable(line) + " of the patch";
-    out += (reason.empty() ? "" : ": " + printable(reason)) + "\n";
-    const std::string expected = lines_of(rejection, "expected", '-'), found = lines_of(rejection, "found", '+');
-    if (!expected.empty()) out += "pyro:   expected:\n" + expected;
-    if (!found.empty()) out += "pyro:   found" + (position.empty() || position == "0" ? std::string() : " from line " + printable(position) + " on") + ":\n" + found;
-    return out;
-}
-
 }  // namespace
 
 std::string rejection_text(const Error& error) {
-    const auto& details = error.details();
-    if (const auto list = details.find("rejections"); list != details.end()) {
-        const json parsed = json::parse(list->second, nullptr, false);
-        std::string out;
-        if (parsed.is_array())
-            for (const json& rejection : parsed)
-                if (rejection.is_object()) out += one_rejection(rejection);
-        return out;
+    const auto text = error.details().find("rejections");
+    if (text == error.details().end()) return {};
+    std::string out;
+    for (std::size_t at = 0; at < text->second.size();) {
+        const std::size_t end = std::min(text->second.find('\n', at), text->second.size());
+        out += "pyro: " + printable(text->second.substr(at, end - at)) + "\n";
+        at = end + 1;
     }
-    return one_rejection(json(details));
+    return out;
 }
 
 int file_list_command(const Invocation& call) {

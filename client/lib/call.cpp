@@ -131,6 +131,7 @@ private:
             require_whole_output();
             return true;
         }
+        if (error_ && options_.streams->upload) return true;  // nothing comes that way
         // An error says nothing of bytes: what the daemon had sent by then is read to its end.
         if (error_) return Clock::now() >= leftover_deadline_;
         return out_.total() >= expected_out_ && err_.total() >= expected_err_;
