@@ -118,6 +118,7 @@ io::Task<void> Workspace::create(std::shared_ptr<const env::Lease> environment, 
     creating_ = true;
     environment_ = std::move(environment);
     seed_ = std::move(seed);
+    if (seed_) row_.seed_digest = seed_->digest;
     std::exception_ptr failure;
     try {
         machine_ = co_await new_machine(at_best, either.token());

@@ -199,7 +199,7 @@ class Workspaces(site_case.SiteCase):
         result, out, _ = self.run_in(ws, "echo begun; sleep 100", timeout_seconds=1)
         self.assertEqual((result["timed_out"], out), (True, b"begun\n"))
         self.assertNotIn("exit_code", result)
-        result, _, _ = self.run_in(ws, "x=$(head -c 2000000000 /dev/zero | tr '\\0' x); echo $x")
+        result, _, _ = self.run_in(ws, "exec python3 -c 'kept = []\nwhile True: kept.append(b\"x\" * (16 << 20))'")
         self.assertTrue(result["oom"], result)
         self.assertEqual(self.output(ws, "echo alive"), "alive\n")
         self.refused("invalid_argument", "exec.start", workspace_id=ws)
