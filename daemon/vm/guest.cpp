@@ -131,11 +131,6 @@ io::Task<void> Guest::launch(Launch launch, std::stop_token stop) {
     channel_ = std::make_unique<agent::Channel>(services_.executor, std::move(stream));
 }
 
-io::Task<void> Guest::set_seed(std::string image, std::stop_token stop) {
-    UniqueFd fd = open_seed(image);
-    co_await instance_->set_seed(std::move(fd), stop);
-}
-
 io::Task<bool> Guest::adopt(supervise::ProcessIdentity process, uid_t uid, agent::Resumption known, std::chrono::nanoseconds patience) {
     InstanceRecord record;
     record.id = id_;
@@ -167,6 +162,18 @@ io::Task<void> Guest::await_patiently(io::Task<T> (agent::Channel::*step)(std::s
     try {
         co_await (channel_.get()->*step)(patience.token());
         spoke_ = true;
+    } catch (const Cancelled&) {
+        waited_enough = true;
+    }
+    if (waited_enough) patience.rethrow_unless_over();
+}
+
+io::Task<void> Guest::set_seed(std::string image, std::stop_token stop) {
+    UniqueFd fd = open_seed(image);
+    const Patience patience(*this, std::move(stop));
+    bool waited_enough = false;
+    try {
+        co_await instance_->set_seed(std::move(fd), patience.token());
     } catch (const Cancelled&) {
         waited_enough = true;
     }

@@ -59,12 +59,12 @@ public:
     };
     // Returns with the VMM executed and the channel open: what is said to it now, the guest finds when it runs.
     io::Task<void> launch(Launch launch, std::stop_token stop);
-    // The second disk of a guest that was launched without a seed and has not opened that disk.
-    io::Task<void> set_seed(std::string image, std::stop_token stop);
     // Takes up the VMM of an earlier daemon; false when there is none any more. Commands that `known` does not name end.
     io::Task<bool> adopt(supervise::ProcessIdentity process, uid_t uid, agent::Resumption known, std::chrono::nanoseconds patience);
 
     // Each fails with Error(guest_failed) when the guest gives no sign of life for as long as the services' patience.
+    // set_seed() is for one that was launched without and has not opened its second disk.
+    io::Task<void> set_seed(std::string image, std::stop_token stop);
     io::Task<void> hello(std::stop_token stop);
     io::Task<void> ready(std::stop_token stop);
 

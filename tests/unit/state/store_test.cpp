@@ -125,6 +125,26 @@ TEST_CASE("a machine row survives the store with every field") {
     REQUIRE(found->failure == row.failure);
 }
 
+TEST_CASE("the record of a spare becomes a machine's, whoever owns it, and no other record does") {
+    Directories directories;
+    Store store(directories.paths());
+    MachineRow spare = machine("s", 0);
+    spare.kind = MachineKind::spare;
+    store.insert_machine(spare);
+    MachineRow taken = machine("s", 1000);
+    taken.kind = MachineKind::workspace;
+    store.take_spare(taken);
+    REQUIRE(store.find_machine(alice, "s")->kind == MachineKind::workspace);
+    for (const char* id : {"s", "none"}) {
+        MachineRow other = machine(id, 1001);
+        other.kind = MachineKind::workspace;
+        bool refused = false;
+        try { store.take_spare(other); } catch (const Error& e) { refused = e.code() == ErrorCode::not_found; }
+        REQUIRE(refused);
+    }
+    REQUIRE(store.find_machine(alice, "s"));
+}
+
 TEST_CASE("another user's machine is not found, not listed and not changed") {
     Directories directories;
     Store store(directories.paths());

@@ -580,6 +580,36 @@ TEST_CASE("a spare that stands still is given up, and its run has another guest"
     });
 }
 
+TEST_CASE("a spare that stands still before it has its seed is given up, and its workspace has another guest") {
+    Options warm;
+    warm.templates = true;
+    warm.patience = 8s;
+    on_host(warm, [](Host& host) -> io::Task<void> {
+        co_await have_template(host, TemplateTier::pristine);
+        for (const bool first : {true, false}) {
+            StartRequest start = workspace_with("cat kept");
+            RootImage root = start.root;
+            auto machine = co_await host.registry.create(request(state::MachineKind::workspace), std::move(root), StartKind::spare, never);
+            auto session = co_await machine->start(std::move(start), never);
+            const std::string out = co_await output_of(std::move(session));
+            REQUIRE(out == "kept\n");
+            REQUIRE(machine->started_as() == StartKind::restored);
+            if (first) {
+                host.registry.replenish(*machine);
+                while (host.registry.spares().waiting() == 0) co_await io::sleep_for(1ms, never);
+            }
+            const std::string id = machine->id();
+            co_await host.registry.remove(machine);
+            host.registry.remove_disk(id);
+            const std::vector<pid_t> spare = vm_processes();
+            REQUIRE(spare.size() == (first ? 1 : 0));
+            if (first) REQUIRE(::kill(spare[0], SIGSTOP) == 0);
+        }
+        REQUIRE(host.registry.statistics().hung == 1);
+        REQUIRE(host.registry.statistics().retried == 1);
+    });
+}
+
 TEST_CASE("an image whose clones do not go on is thrown away, and its machine boots") {
     Directories programs;
     fs::permissions(programs.path, fs::perms(0755));
