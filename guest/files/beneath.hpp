@@ -84,6 +84,12 @@ struct Removed {
 };
 void remove_content(Trail& trail, Removed& removed);
 
+// Whose what is made becomes.
+struct Owner {
+    uid_t uid = 0;
+    gid_t gid = 0;
+};
+
 // Names of the root that belong to this program: not listed, not packed, not unpacked.
 inline constexpr std::string_view staging_prefix = ".pyro-staging-";
 bool is_staging(std::string_view path);

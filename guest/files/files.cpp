@@ -29,11 +29,13 @@ constexpr Operation operations[] = {
     {"list", "--recursive", "--root --limit --after", 1, 1},
     {"stat", "", "--root", 1, 1},
     {"read", "", "--root --offset --limit", 1, 1},
-    {"write", "--parents --create --replace", "--root --mode --length", 1, 1},
+    {"write", "--parents --create --replace", "--root --mode --length --owner", 1, 1},
     {"remove", "--recursive", "--root", 1, 1},
-    {"unpack", "--replace-all", "--root --dest --staging", 0, 0},
+    {"unpack", "--replace-all", "--root --dest --staging --owner", 0, 0},
+    {"apply", "", "--root --staging --owner", 0, 0},
     {"recover", "", "--root --staging", 0, 0},
     {"pack", "", "--root", 1, 100'000},
+    {"diff", "--verify", "--root --upper --lower --max-bytes", 0, 100'000},
 };
 
 bool among(std::string_view words, std::string_view word) {
@@ -70,17 +72,29 @@ public:
     std::string text(std::string_view option, const char* otherwise) const { return has(option) ? values_.at(option) : otherwise; }
     std::optional<std::uint64_t> number(std::string_view option, int base = 10) const {
         if (!has(option)) return std::nullopt;
-        const std::string_view text = values_.at(option);
-        std::uint64_t value = 0;
-        const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value, base);
-        if (error != std::errc() || end != text.data() + text.size()) misuse(std::string(option) + " " + quoted(text) + " is no number");
-        return value;
+        return number_of(option, values_.at(option), base);
+    }
+    std::optional<Owner> owner() const {
+        if (!has("--owner")) return std::nullopt;
+        const std::string_view text = values_.at("--owner");
+        const std::size_t colon = text.find(':');
+        if (colon == std::string_view::npos) misuse("--owner is UID:GID");
+        const std::uint64_t uid = number_of("--owner", text.substr(0, colon), 10), gid = number_of("--owner", text.substr(colon + 1), 10);
+        // All ones means "as it is" to chown.
+        if (uid >= UINT32_MAX || gid >= UINT32_MAX) misuse("--owner " + quoted(text) + " is none");
+        return Owner{static_cast<uid_t>(uid), static_cast<gid_t>(gid)};
     }
 
     std::string_view operation;
     std::vector<std::string> paths;
 
 private:
+    static std::uint64_t number_of(std::string_view option, std::string_view text, int base) {
+        std::uint64_t value = 0;
+        const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value, base);
+        if (error != std::errc() || end != text.data() + text.size()) misuse(std::string(option) + " " + quoted(text) + " is no number");
+        return value;
+    }
     std::map<std::string_view, std::string> values_;
 };
 
@@ -109,11 +123,23 @@ void perform(const Arguments& arguments) {
         options.must_replace = arguments.has("--replace");
         if (options.must_create && options.must_replace) misuse("--create and --replace exclude each other");
         options.length = arguments.number("--length");
+        options.owner = arguments.owner();
         write(root, paths[0], options);
     } else if (operation == "remove") {
         remove(root, paths[0], arguments.has("--recursive"));
     } else if (operation == "unpack") {
-        unpack(root, UnpackOptions{normal(arguments.text("--dest", ".")), arguments.has("--replace-all"), arguments.text("--staging", "")});
+        unpack(root, UnpackOptions{normal(arguments.text("--dest", ".")), arguments.has("--replace-all"), arguments.text("--staging", ""), arguments.owner()});
+    } else if (operation == "apply") {
+        apply(root, ApplyOptions{arguments.text("--staging", ""), arguments.owner()});
+    } else if (operation == "diff") {
+        DiffOptions options;
+        options.upper = arguments.text("--upper", "");
+        options.lower = arguments.text("--lower", "");
+        if (options.upper.empty() || options.lower.empty()) misuse("diff needs --upper and --lower");
+        options.verify = arguments.has("--verify");
+        if (const auto most = arguments.number("--max-bytes")) options.max_bytes = std::min<std::uint64_t>(*most, proto::files::max_patch_bytes);
+        options.paths = std::move(paths);
+        diff(root, options);
     } else if (operation == "recover") {
         recover(root, arguments.text("--staging", ""));
     } else {

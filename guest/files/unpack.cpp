@@ -16,7 +16,7 @@ using proto::files::Done;
 // Entries into the staged tree.
 class Unpacker {
 public:
-    explicit Unpacker(const UniqueFd& tree) : tree_(tree), at_(tree) {}
+    Unpacker(const UniqueFd& tree, std::optional<Owner> owner) : tree_(tree), way_(tree, owner) {}
 
     void add(const std::string& path, const Member& member, const std::string& target, TarReader& archive) {
         std::vector<std::string_view> names = components(path);
@@ -38,19 +38,7 @@ public:
 
     // Makes what is missing of it, and goes there.
     void go_to(const std::vector<std::string_view>& names) {
-        std::size_t same = 0;
-        while (same < names.size() && same < at_.depth() && names[same] == at_.name(same)) ++same;
-        while (at_.depth() > same) at_.leave();
-        for (; same < names.size(); ++same) {
-            const std::string name(names[same]);
-            int error = at_.enter(name.c_str());
-            if (error == ENOENT) {
-                if (::mkdirat(at_.fd(), name.c_str(), 0755) != 0) fail("unpack", joined(at_.path(), name), errno, tree_.get());
-                error = at_.enter(name.c_str());
-            }
-            if (error == ENOTDIR || error == ELOOP) refuse_twice(joined(at_.path(), name), ", or a symbolic link");
-            if (error != 0) fail("unpack", joined(at_.path(), name), error, tree_.get());
-        }
+        if (way_.go_to(names) != 0) refuse_twice(joined(at_.path(), names[at_.depth()]), ", or a symbolic link");
     }
 
     // Of inodes in rising order, the last of each.
@@ -94,6 +82,7 @@ private:
         UniqueFd file = create();
         if (!file && errno == EEXIST && clear(name, path)) file = create();
         if (!file) fail("unpack", path, errno, tree_.get());
+        way_.give(name.c_str(), path);
         std::uint64_t at = 0;
         bool hole = false;
         for (std::string_view bytes = archive.content(); !bytes.empty(); bytes = archive.content()) hole = put(file.get(), at, bytes, path);
@@ -129,6 +118,7 @@ private:
     void add_symlink(const std::string& name, const std::string& path, const Member& member) {
         const auto create = [&] { return ::symlinkat(member.target.c_str(), at_.fd(), name.c_str()) == 0; };
         if (!create() && !(errno == EEXIST && clear(name, path) && create())) fail("unpack", path, errno, tree_.get());
+        way_.give(name.c_str(), path);
         const timespec times[2] = {{0, UTIME_OMIT}, member.mtime};
         if (::utimensat(at_.fd(), name.c_str(), times, AT_SYMLINK_NOFOLLOW) != 0) fail("set the time of", path, errno);
         ++done.symlinks;
@@ -151,20 +141,10 @@ private:
     }
 
     const UniqueFd& tree_;
-    Trail at_;
+    StagedWay way_;
+    Trail& at_ = way_.at;
     std::vector<DirectoryValues> directories_;
 };
-
-// The directory to stage in.
-UniqueFd staging_base(const UniqueFd& root, const std::string& staging) {
-    constexpr int flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
-    UniqueFd base(staging.empty() ? ::openat(root.get(), ".", flags) : ::open(staging.c_str(), flags));
-    struct stat here{}, there{};
-    if (!base || ::fstat(base.get(), &here) != 0 || ::fstat(root.get(), &there) != 0) fail("unpack into", staging.empty() ? "." : staging, errno);
-    if (here.st_dev != there.st_dev)
-        throw Error(ErrorCode::failed_precondition, quoted(staging) + " is on another file system than the workspace", "stage in a directory of the same one");
-    return base;
-}
 
 }  // namespace
 
@@ -173,8 +153,8 @@ void unpack(const UniqueFd& root, const UnpackOptions& options) {
     recover_killed(root, base);
     Done done;
     {
-        Staging staging(root, base);
-        Unpacker to(staging.tree());
+        Staging staging(root, base, "the archive");
+        Unpacker to(staging.tree(), options.owner);
         TarReader archive(STDIN_FILENO);
         const auto inside = [&](const std::string& path) {
             std::string whole = path == "." ? options.dest : joined(options.dest, path);

@@ -74,6 +74,9 @@ void write(const UniqueFd& root, const std::string& path, const WriteOptions& op
     Done done;
     done.files = 1;
     done.bytes = take_stdin(file.get(), path, options.length);
+    std::optional<Owner> owner = options.owner;
+    if (owner && exists) owner = Owner{old.st_uid, old.st_gid};
+    if (owner && ::fchown(file.get(), owner->uid, owner->gid) != 0) fail("give away", path, errno);
     if (::fchmod(file.get(), mode) != 0) fail("write", path, errno);
 
     std::vector<bool> made;  // of the last levels of the trail: by us?
@@ -89,7 +92,8 @@ void write(const UniqueFd& root, const std::string& path, const WriteOptions& op
             const std::string directory(names[there]);
             const bool ours = ::mkdirat(trail.fd(), directory.c_str(), 0755) == 0;
             if (!ours && errno != EEXIST) fail("make the directories of", path, errno, file.get());
-            error = trail.enter(directory.c_str());
+            if (ours && owner && ::fchownat(trail.fd(), directory.c_str(), owner->uid, owner->gid, AT_SYMLINK_NOFOLLOW) != 0) error = errno;
+            else error = trail.enter(directory.c_str());
             if (error != 0 && ours) ::unlinkat(trail.fd(), directory.c_str(), AT_REMOVEDIR);
             if (error != 0) fail("write", path, error);
             made.push_back(ours);

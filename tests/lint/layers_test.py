@@ -25,7 +25,7 @@ MAY = {
     "client/seed": {"common"},
     "client/cli": {"common", "proto", "client/lib"},
     "guest/agent": {"common", "proto", "guest/files"},
-    "guest/files": {"common", "proto"},
+    "guest/files": {"common", "common/patch", "proto"},
     "image": {"common"},
     "image/program": {"common", "image"},
 }

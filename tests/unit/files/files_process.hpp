@@ -4,9 +4,11 @@
 #include "proto/files.hpp"
 #include "tests/support/catch.hpp"
 
+#include <atomic>
 #include <fcntl.h>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <map>
 #include <optional>
 #include <sstream>
@@ -15,6 +17,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <thread>
 #include <unistd.h>
 #include <vector>
 
@@ -197,6 +200,27 @@ public:
     }
 
     fs::path top, ws;
+};
+
+// Does something over and over, beside the test.
+class Beside {
+public:
+    explicit Beside(std::function<void()> act) : thread_([this, act = std::move(act)] {
+        while (!over_) {
+            act();
+            ++rounds_;
+        }
+    }) {}
+    ~Beside() {
+        over_ = true;
+        thread_.join();
+    }
+    long rounds() const { return rounds_; }
+
+private:
+    std::atomic<bool> over_ = false;
+    std::atomic<long> rounds_ = 0;
+    std::thread thread_;
 };
 
 inline bool is_root() { return ::geteuid() == 0; }

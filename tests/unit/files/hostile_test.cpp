@@ -2,37 +2,14 @@
 #include "tests/unit/files/files_process.hpp"
 #include "tests/unit/image/tar_builder.hpp"
 
-#include <atomic>
 #include <linux/fs.h>
 #include <sched.h>
 #include <sys/mount.h>
-#include <thread>
 
 using namespace pyro;
 using namespace pyro::test;
 
 namespace {
-
-// Does something over and over, beside the test.
-class Beside {
-public:
-    explicit Beside(std::function<void()> act) : thread_([this, act = std::move(act)] {
-        while (!over_) {
-            act();
-            ++rounds_;
-        }
-    }) {}
-    ~Beside() {
-        over_ = true;
-        thread_.join();
-    }
-    long rounds() const { return rounds_; }
-
-private:
-    std::atomic<bool> over_ = false;
-    std::atomic<long> rounds_ = 0;
-    std::thread thread_;
-};
 
 // In a mount namespace of this process.
 class Mounted {
