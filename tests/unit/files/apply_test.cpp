@@ -42,9 +42,8 @@ public:
     // To the beginning of its next system call, whose number it gives; -1 when it has ended.
     long next() {
         while (true) {
-            REQUIRE(::ptrace(PTRACE_SYSCALL, pid_, nullptr, nullptr) == 0);
             int status = 0;
-            REQUIRE(::waitpid(pid_, &status, 0) == pid_);
+            if (::ptrace(PTRACE_SYSCALL, pid_, nullptr, nullptr) != 0 || ::waitpid(pid_, &status, 0) != pid_) FAIL("it cannot be traced");
             if (!WIFSTOPPED(status)) {
                 status_ = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
                 pid_ = 0;
@@ -53,9 +52,18 @@ public:
             if (WSTOPSIG(status) != (SIGTRAP | 0x80)) continue;
             inside_ = !inside_;
             if (!inside_) continue;
-            user_regs_struct registers{};
-            REQUIRE(::ptrace(PTRACE_GETREGS, pid_, nullptr, &registers) == 0);
-            return static_cast<long>(registers.orig_rax);
+            if (::ptrace(PTRACE_GETREGS, pid_, nullptr, &registers_) != 0) FAIL("it cannot be traced");
+            return static_cast<long>(registers_.orig_rax);
+        }
+    }
+    // To the next that changes a file or a directory, or a lock on one: between two of these, it does not matter when it is killed.
+    bool next_change() {
+        static const std::set<long> changing{SYS_write, SYS_writev, SYS_mkdirat, SYS_unlinkat, SYS_renameat2, SYS_symlinkat, SYS_linkat, SYS_fchown,
+                                             SYS_fchownat, SYS_fchmod, SYS_fchmodat, SYS_chmod, SYS_utimensat, SYS_ftruncate, SYS_flock};
+        while (true) {
+            const long call = next();
+            if (call < 0) return false;
+            if (changing.contains(call) || (call == SYS_openat && (registers_.rdx & O_CREAT) != 0)) return true;
         }
     }
     void kill() {
@@ -73,6 +81,7 @@ private:
     pid_t pid_ = 0;
     int status_ = 0;
     bool inside_ = false;
+    user_regs_struct registers_{};
 };
 
 // Of every kind: what a patch can do to a tree.
@@ -153,10 +162,10 @@ void every_kind_of_file(const Overlay& overlay) {
     for (const char* path : {"becomes_file", "becomes_file/deep", "d", "moved"}) REQUIRE(::chown((overlay.lower / path).c_str(), 1234, 1235) == 0);
 }
 
-// Of what is seen: modes, contents, times, but for the root's time.
+// Of what is seen: modes, contents, times, but for the root's time and what is pyro's own.
 Picture seen_in(const fs::path& top) {
     Picture picture = picture_of(top);
-    picture.erase(".");
+    std::erase_if(picture, [](const auto& one) { return one.first == "." || one.first.starts_with(".pyro-staging-"); });
     return picture;
 }
 
@@ -321,9 +330,9 @@ TEST_CASE("an apply that is killed anywhere leaves all or nothing") {
         overlay.mount(kill_at % 2 ? "xino=off" : "xino=on");
         {
             Traced run(overlay.command({"apply"}), every_kind);
-            for (int i = 0; i < kill_at && !ended; ++i) ended = run.next() < 0;
+            for (int i = 0; i < kill_at && !ended; ++i) ended = !run.next_change();
         }
-        const bool half = git_tree(overlay.ws) != made && differences(seen_in(overlay.ws), before) != "" && !overlay.is_clean();
+        const bool half = differences(seen_in(overlay.ws), before) != "";
         if (kill_at % 4 < 2) std::ofstream("/proc/sys/vm/drop_caches") << "2";
         CHECK(overlay.ask({"recover"}).done.directories <= 1);
         CHECK(overlay.is_clean());
@@ -336,9 +345,9 @@ TEST_CASE("an apply that is killed anywhere leaves all or nothing") {
         CHECK(owners_in(overlay.ws) == owners_before);
         CHECK(overlay.diff().changes.empty());
     }
-    WARN(nothing << " before anything moved, " << undone << " undone, " << all << " done");
-    CHECK(nothing > 100);
-    CHECK(undone > 20);
+    INFO(nothing << " before anything moved, " << undone << " undone, " << all << " done");
+    CHECK(nothing > 10);
+    CHECK(undone > 10);
     CHECK(all > 3);
 }
 
@@ -360,13 +369,13 @@ TEST_CASE("a recover that is killed itself is taken up by the next") {
         }
         {
             Traced recover(overlay.command({"recover"}), "");
-            for (int i = 0; i < kill_at && !ended; ++i) ended = recover.next() < 0;
+            for (int i = 0; i < kill_at && !ended; ++i) ended = !recover.next_change();
         }
         overlay.ask({"recover"});
         CHECK(overlay.is_clean());
         CHECK(differences(seen_in(overlay.ws), before) == "");
     }
-    CHECK(rounds > 100);
+    CHECK(rounds > 20);
 }
 
 TEST_CASE("a file that changes while a patch is applied is not lost") {
@@ -379,11 +388,9 @@ TEST_CASE("a file that changes while a patch is applied is not lost") {
         Traced run(overlay.command({"apply"}), every_kind);
         while (run.next() != SYS_renameat2) {}
         overlay.file(path, "written by somebody else meanwhile\n");
-        Picture before = seen_in(overlay.ws);
+        const Picture before = seen_in(overlay.ws);
         CHECK(run.finish().refused_as(ErrorCode::failed_precondition, path));
-        Picture after = seen_in(overlay.ws);
-        std::erase_if(before, [](const auto& one) { return one.first.starts_with(".pyro-staging"); });
-        CHECK(differences(after, before) == "");
+        CHECK(differences(seen_in(overlay.ws), before) == "");
         CHECK(slurp(overlay.ws / path) == "written by somebody else meanwhile\n");
         CHECK(overlay.is_clean());
     }
@@ -416,7 +423,7 @@ TEST_CASE("directories that turn into links and back lead neither a patch nor a 
     std::size_t worked = 0, refused = 0;
     {
         const Beside swapper([&] { ::renameat2(AT_FDCWD, (overlay.ws / "d").c_str(), AT_FDCWD, (overlay.ws / "swap").c_str(), RENAME_EXCHANGE); });
-        for (int round = 0; round < 150 || ((worked == 0 || refused == 0) && round < 3000); ++round) {
+        for (int round = 0; round < 25 || ((worked == 0 || refused == 0) && round < 3000); ++round) {
             const Outcome applied = overlay.run({"apply"}, patch);
             CHECK((applied.status == 0 || applied.status == 1));
             ++(applied.status == 0 ? worked : refused);
