@@ -441,27 +441,6 @@ class Walls(WarmCase):
         os.close(fd)
         return done
 
-    def as_uid(self, uid, act):
-        """What `act` returns, done by a process of that uid and group without privileges."""
-        read, write = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            try:
-                os.setgroups([])
-                os.setresgid(uid, uid, uid)
-                os.setresuid(uid, uid, uid)
-                said = json.dumps(act())
-            except BaseException as error:
-                said = json.dumps({"error": repr(error)})
-            os.write(write, said.encode())
-            os._exit(0)
-        os.close(write)
-        with os.fdopen(read) as pipe:
-            said = json.loads(pipe.read())
-        os.waitpid(pid, 0)
-        self.assertFalse(isinstance(said, dict) and "error" in said, said)
-        return said
-
     def test_a_clone_cannot_change_what_others_start_from(self):
         site = self.site()
         vm = site.json("vm", "create", "debian:12")["vm_id"]
@@ -503,7 +482,7 @@ class Walls(WarmCase):
                 except PermissionError:
                     out[str(path)] = -1
             return out
-        found = self.as_uid(uid, act)
+        found = children.as_uid(self, uid, act)
         self.assertEqual(found["free"], ["grow", "map", "open", "punch", "seal", "truncate", "write"])
         for fd in memory:
             self.assertEqual((found[fd], found[f"seals {fd}"], found[f"read {fd}"]), (["open"], seals, 4096))

@@ -1,15 +1,13 @@
 #!/usr/bin/env python3
 """Workspaces by their wire: life, commands and what is kept of them, files, limits, restarts of the daemon."""
-import json
 import os
-import re
 import signal
 import sys
-import threading
 import time
 import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "..", "support"))
+import children  # noqa: E402
 import site_case  # noqa: E402
 from pyro_site import RpcError  # noqa: E402
 from streams import Streamed, streamed, tar_of  # noqa: E402
@@ -372,6 +370,49 @@ class Workspaces(site_case.SiteCase):
             names = {m.name.rstrip("/") for m in got.getmembers()}
         self.assertEqual({n for n in names}, {"in", "in/here", "in/here/d", "in/here/d/x", "in/here/f"})
         self.assertEqual(self.site.call("workspace.summary", workspace_id=ws)["exports"], 1)
+
+    # --- others
+
+    def test_another_user_finds_nothing(self):
+        ws = self.create({"secret": b"of root\n"}, name="mine")
+        digest = self.site.call("workspace.status", workspace_id=ws)["seed_digest"]
+        exec_id = self.detach(ws, "echo private; sleep 100")
+        site = self.site
+
+        def act():
+            said = {}
+
+            def tried(what, method, stdin=None, **params):
+                try:
+                    said[what] = streamed(site, method, stdin, **params)[0]
+                except RpcError as e:
+                    said[what] = e.code
+
+            for key in (ws, ws[:6], "mine"):
+                tried(f"status {key}", "workspace.status", workspace_id=key)
+            tried("list", "workspace.list")
+            for method in ("workspace.start", "workspace.stop", "workspace.reset", "workspace.delete", "workspace.summary", "workspace.diff", "workspace.export",
+                           "workspace.sync_push", "workspace.patch_apply", "exec.list", "file.list"):
+                tried(method, method, b"" if method in ("workspace.sync_push", "workspace.patch_apply") else None, workspace_id=ws)
+            tried("update", "workspace.update", workspace_id=ws, clear_name=True)
+            tried("exec", "exec.start", workspace_id=ws, argv=["id"])
+            tried("read", "file.read", workspace_id=ws, path="secret")
+            tried("write", "file.write", b"x", workspace_id=ws, path="secret")
+            for method in ("exec.attach", "exec.kill", "exec.logs"):
+                tried(method, method, workspace_id=ws, exec_id=exec_id)
+            # The same digest is no way to another user's files: what he has not sent is asked for.
+            call = Streamed(site, "workspace.create", environment="debian:12", seed=SEED, seed_digest=digest)
+            said["asked for the seed"] = call.attached.wait(60) and call.event is not None
+            call.leave()
+            return said
+
+        said = children.as_uid(self, 65533, act, groups=[os.stat(self.site.socket).st_gid])
+        self.assertEqual(said.pop("list"), {"workspaces": []})
+        self.assertTrue(said.pop("asked for the seed"))
+        self.assertEqual(set(said.values()), {"not_found"}, said)
+        self.site.until(lambda: len(self.site.call("workspace.list")["workspaces"]) == 1, "the other user's half create is gone")
+        self.assertEqual(self.read(ws, "secret"), b"of root\n")
+        self.assertEqual(self.exec_info(ws, exec_id)["state"], "running")
 
     # --- limits of the guest
 
