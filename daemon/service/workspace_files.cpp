@@ -54,7 +54,7 @@ io::Task<WorkspaceChanges> diff_of(std::shared_ptr<workspace::Workspace> workspa
     out.changes = shown_changes(records);
     out.total = workspace::done_of(records).files;
     try {
-        patch::parse_made(answer.out);
+        if (!answer.out.empty()) patch::parse_made(answer.out);
     } catch (const Error& e) {
         throw Error(ErrorCode::guest_failed, "what the guest calls its diff is none: " + e.message(), "reset the workspace: it has not kept to itself");
     }
