@@ -139,7 +139,11 @@ UniqueFd text_source(const Invocation& call, const std::optional<std::string>& t
     const auto usage = [&](const std::string& message) { return UsageError(message, std::string(call.verb->words), call.globals.json); };
     if (dash && *dash != "-") throw usage("unexpected argument \"" + *dash + "\"");
     if (text.has_value() + file.has_value() + dash.has_value() != 1) throw usage("one of " + flag + ", " + flag + "-file and - is needed");
-    if (dash || file == "-") return UniqueFd(::fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3));
+    if (dash || file == "-") {
+        UniqueFd fd(::fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3));
+        if (!fd) throw Error::from_errno("read standard input");
+        return fd;
+    }
     if (file) {
         UniqueFd fd = open_file(*file, O_RDONLY | O_NOCTTY);
         struct stat info {};

@@ -144,7 +144,7 @@ private:
         throw Error(ErrorCode::unavailable,
                     "the connection with the command's output broke: " + std::to_string(out_.total() + err_.total()) + " of " +
                         std::to_string(expected_out_ + expected_err_) + " bytes came",
-                    "run it again");
+                    options_.streams->started ? "" : "run it again");  // a command that can be told can be taken up again
     }
 
     std::optional<Clock::time_point> deadline() const {

@@ -190,10 +190,18 @@ UniqueFd open_own(const std::string& directory) {
     return fd;
 }
 
+// Makes it only in a directory of the user's own: with another one's HOME (sudo) nothing is left in there.
 UniqueFd make_own(const std::string& directory) {
-    for (std::size_t slash = directory.find('/', 1); slash != std::string::npos; slash = directory.find('/', slash + 1))
-        ::mkdir(directory.substr(0, slash).c_str(), 0700);
-    ::mkdir(directory.c_str(), 0700);
+    bool own = false;
+    for (std::size_t end = 0; end != std::string::npos;) {
+        end = directory.find('/', end + 1);
+        const std::string part = directory.substr(0, end);
+        struct stat info {};
+        if (::stat(part.c_str(), &info) == 0)
+            own = info.st_uid == ::geteuid();
+        else if (!own || ::mkdir(part.c_str(), 0700) != 0)
+            return {};
+    }
     return open_own(directory);
 }
 

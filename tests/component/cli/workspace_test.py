@@ -282,6 +282,17 @@ class Exec(InFolder):
                 self.assertEqual(child.returncode, 125)
                 self.assertIn(said, out if args else err)
 
+    def test_output_that_was_cut_can_be_taken_up(self):
+        def cut(call):
+            attached = call.start(ids=IDS)
+            attached.send(frame(OUT, b"part"))
+            attached.sock.shutdown(2)
+            outcome(call, b"part of it")
+        with FakePyrod(exec__start=cut) as daemon:
+            done = pyro(daemon, "workspace", "exec", "fix", "x")
+            self.assertEqual((done.returncode, done.stdout), (125, b"part"))
+            self.assertTrue(done.stderr.endswith(b"4 of 10 bytes came\npyro: the command may go on without us: `pyro workspace attach ws-abc ex1 --stdout-offset 4`\n"), done.stderr)
+
     def test_attach_leaves_on_ctrl_c(self):
         def follow(call):
             call.start(ids=IDS).send(frame(OUT, b"seven b"))

@@ -215,6 +215,14 @@ TEST_CASE("damage, and a directory of others, mean that nothing is known") {
     PackedCache({}).remember(tree, packed_as("x"), now, later(), now);
     CHECK_FALSE(PackedCache({}).find(tree, directory, now));
     PackedCache("/proc/none").remember(tree, packed_as("x"), now, later(), now);
+    if (::geteuid() != 0)
+        return;
+    // Somebody else's HOME.
+    const std::string home = site / "home";
+    fs::create_directory(home);
+    REQUIRE(::chown(home.c_str(), 65534, 65534) == 0);
+    PackedCache(home + "/.cache/pyro/seeds").remember(tree, packed_as("x"), now, later(), now);
+    CHECK(fs::is_empty(home));
 }
 
 TEST_CASE("a cache is bounded, and what is used stays") {

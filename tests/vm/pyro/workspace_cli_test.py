@@ -1,16 +1,22 @@
 #!/usr/bin/env python3
 """`pyro workspace` as a user has it: seeds, commands that go on, files, patches, exports, in real VMs."""
 import base64
+import contextlib
+import fcntl
 import io
 import os
 import pathlib
+import pty
 import re
+import select
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tarfile
 import tempfile
+import termios
 import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "..", "support"))
@@ -232,6 +238,56 @@ class WorkspaceCli(site_case.SiteCase):
         self.ws("file", "write", ws, "go", "-", input=b"")
         out, err = follower.communicate(timeout=site_case.site.WAIT)
         self.assertEqual((follower.returncode, out), (0, b"gone on\n"), err)
+
+    def test_a_terminal_is_left_and_taken_up_again(self):
+        ws = self.create()
+        self.terminal("exec", "-it", ws)
+        self.expect(rb"[#$] ")
+        os.write(self.tty, b"stty size; tty; echo $TERM; pwd; echo left=$((40 + 2))\n")
+        self.expect(rb"33 101\r\n/dev/pts/\d+\r\nxterm\r\n/workspace\r\nleft=42\r\n")
+        os.write(self.tty, b"\x10")
+        os.write(self.tty, b"\x11")
+        way = self.expect(rb"`pyro workspace (attach .*)`")[1].decode().split()
+        self.assertEqual(self.ended(), 0)
+        self.assertEqual(len(self.json("ps", ws)["execs"]), 1)
+        self.terminal(*way)
+        self.expect(rb"Ctrl-P Ctrl-Q leaves")
+        os.write(self.tty, b"stty size; echo again=$((40 + 3)); exit 9\n")
+        self.expect(rb"33 101\r\nagain=43\r\n")
+        self.assertEqual(self.ended(), 9)
+
+    def terminal(self, *words):
+        self.pid, self.tty = pty.fork()
+        if self.pid == 0:
+            fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 101, 0, 0))
+            os.environ.update(self.site.env, TERM="xterm")
+            os.execv(site_case.site.BIN / "pyro", ["pyro", "workspace", *words])
+        self.process, self.seen = os.pidfd_open(self.pid), b""
+        self.addCleanup(self.end, self.pid, self.process, self.tty)
+
+    def end(self, pid, process, tty):
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):  # collected already
+            os.waitpid(pid, 0)
+        os.close(process)
+        os.close(tty)
+
+    def expect(self, pattern):
+        while not (match := re.search(pattern, self.seen)):
+            self.assertTrue(select.select([self.tty], [], [], site_case.site.WAIT)[0], f"{pattern!r} never came: {self.seen!r}")
+            try:
+                data = os.read(self.tty, 65536)
+            except OSError:
+                data = b""
+            self.assertTrue(data, f"the terminal ended before {pattern!r}: {self.seen!r}")
+            self.seen += data
+        self.seen = self.seen[match.end():]
+        return match
+
+    def ended(self):
+        self.assertTrue(select.select([self.process], [], [], site_case.site.WAIT)[0], "it goes on")
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
     # --- files
 
