@@ -108,7 +108,9 @@ io::Task<std::shared_ptr<agent::ExecSession>> Machine::start(StartRequest reques
 
 std::optional<SpareRecipe> Machine::spare_recipe() const {
     if (!from_ || from_->tier != TemplateTier::pristine) return std::nullopt;
-    return SpareRecipe{from_, MachineSpec{row_.vcpu_count, row_.mem_mib, row_.disk_gib}, root_image_, disk_bytes_, row_.kind == state::MachineKind::workspace};
+    SpareRecipe recipe{from_, MachineSpec{row_.vcpu_count, row_.mem_mib, row_.disk_gib}, root_image_, disk_bytes_, workspace_};
+    if (recipe.workspace) recipe.workspace->seeded = false;
+    return recipe;
 }
 
 TemplateSource Machine::source_of(const StartRequest& request) const {
@@ -125,6 +127,7 @@ io::Task<std::shared_ptr<agent::ExecSession>> Machine::boot(StartRequest request
     const MachineSpec spec{row_.vcpu_count, row_.mem_mib, row_.disk_gib};
     PYRO_CHECK(request.seed.empty() != (request.workspace && request.workspace->seeded));
     root_image_ = request.root.path;
+    workspace_ = request.workspace;
     disk_bytes_ = disk_bytes(spec, check_root_image(request.root.path));
     const HostCapabilities host = co_await services_.guests.hypervisor.probe(stop);
     row_.execution_mode = execution_mode(host.accelerator);

@@ -110,6 +110,7 @@ private:
     StartKind started_as_ = StartKind::cold;
     std::shared_ptr<const Template> from_;    // what it went on from, or the next one may
     std::string root_image_;
+    std::optional<agent::Workspace> workspace_;  // of the last start
     std::uint64_t disk_bytes_ = 0;
     io::Semaphore gate_;
     std::stop_source closing_;

@@ -57,7 +57,7 @@ std::unique_ptr<Guest> SparePool::take(const std::shared_ptr<const Template>& fr
 void SparePool::replenish(const SpareRecipe& recipe) {
     if (tasks_.token().stop_requested()) return;
     drop_outdated(recipe.from);
-    const auto is_like = [&](const auto& spare) { return spare->from == recipe.from && spare->outlives_daemon == recipe.outlives_daemon; };
+    const auto is_like = [&](const auto& spare) { return spare->from == recipe.from && spare->outlives_daemon == recipe.workspace.has_value(); };
     const auto of_kind = static_cast<std::size_t>(std::ranges::count_if(spares_, is_like));
     for (std::size_t count = of_kind; count < options_.per_key; ++count) {
         if (spares_.size() >= options_.total) {
@@ -69,7 +69,7 @@ void SparePool::replenish(const SpareRecipe& recipe) {
         }
         auto spare = std::make_shared<Spare>();
         spare->from = recipe.from;
-        spare->outlives_daemon = recipe.outlives_daemon;
+        spare->outlives_daemon = recipe.workspace.has_value();
         spare->guest = std::make_unique<Guest>(services_, new_guest_id());
         spares_.push_back(spare);
         Guest::Launch launch;
@@ -77,12 +77,12 @@ void SparePool::replenish(const SpareRecipe& recipe) {
         launch.root_image = recipe.root_image;
         launch.disk_bytes = recipe.disk_bytes;
         launch.from = recipe.from;
-        launch.dies_with_daemon = !recipe.outlives_daemon;
-        tasks_.spawn(keep(std::move(spare), std::move(launch)));
+        launch.dies_with_daemon = !spare->outlives_daemon;
+        tasks_.spawn(keep(std::move(spare), std::move(launch), recipe.workspace));
     }
 }
 
-io::Task<void> SparePool::make(Guest& guest, Guest::Launch launch, std::stop_token stop) {
+io::Task<void> SparePool::make(Guest& guest, Guest::Launch launch, std::optional<agent::Workspace> workspace, std::stop_token stop) {
     const auto place = co_await boots_.acquire(0, stop);
     if (!launch.dies_with_daemon) {
         record(guest, launch.spec);
@@ -92,7 +92,9 @@ io::Task<void> SparePool::make(Guest& guest, Guest::Launch launch, std::stop_tok
     co_await guest.launch(std::move(launch), stop);
     co_await guest.hello(stop);
     // The emulator translates code when it is first run: by these, not by their like for a user.
-    guest.channel()->start(nobodys_identity());
+    agent::Identity identity = nobodys_identity();
+    identity.workspace = std::move(workspace);
+    guest.channel()->start(identity);
     co_await guest.ready(stop);
     std::vector<std::vector<std::string>> commands{{"true"}};
     co_await warm_up(*guest.channel(), std::move(commands), stop);
@@ -118,11 +120,11 @@ void SparePool::forget(const Guest& guest) {
 }
 
 // From its making to its end, or to its taking.
-io::Task<void> SparePool::keep(std::shared_ptr<Spare> spare, Guest::Launch launch) {
+io::Task<void> SparePool::keep(std::shared_ptr<Spare> spare, Guest::Launch launch, std::optional<agent::Workspace> workspace) {
     const std::stop_token stop = tasks_.token();
     std::exception_ptr stopped;
     try {
-        co_await make(*spare->guest, std::move(launch), stop);
+        co_await make(*spare->guest, std::move(launch), std::move(workspace), stop);
         spare->ready = true;
         io::Deadline time_is_up(services_.executor, options_.keep, spare->taken.get_token());
         const std::stop_callback on_stop(stop, [&] { spare->taken.request_stop(); });

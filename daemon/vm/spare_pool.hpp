@@ -27,7 +27,8 @@ struct SpareRecipe {
     MachineSpec spec;
     std::string root_image;
     std::uint64_t disk_bytes = 0;
-    bool outlives_daemon = false;  // what is made of it does
+    // For a workspace, whose machine outlives the daemon: it is mounted ahead, without a seed, which comes when it is taken.
+    std::optional<agent::Workspace> workspace;
 };
 
 // A spare has no owner and no name: it ends with the daemon. Its process does by itself, or else has a record by which the next
@@ -49,8 +50,8 @@ public:
 private:
     struct Spare;
     void drop_outdated(const std::shared_ptr<const Template>& current);
-    io::Task<void> keep(std::shared_ptr<Spare> spare, Guest::Launch launch);
-    io::Task<void> make(Guest& guest, Guest::Launch launch, std::stop_token stop);
+    io::Task<void> keep(std::shared_ptr<Spare> spare, Guest::Launch launch, std::optional<agent::Workspace> workspace);
+    io::Task<void> make(Guest& guest, Guest::Launch launch, std::optional<agent::Workspace> workspace, std::stop_token stop);
     void record(const Guest& guest, const MachineSpec& spec);
     void forget(const Guest& guest);
 

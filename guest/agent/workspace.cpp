@@ -87,12 +87,21 @@ void mount_seed(const User& user) {
     if (::move_mount(seed.get(), "", AT_FDCWD, lower_path, MOVE_MOUNT_F_EMPTY_PATH) != 0) give_up("mount the seed");
 }
 
-bool mounted = false;
+std::optional<proto::agent::Workspace> mounted;
+
+void unmount(const char* path) {
+    if (::umount2(path, 0) != 0) give_up(std::string("unmount ") + path);
+}
 
 }  // namespace
 
 void mount_workspace(const proto::agent::Workspace& workspace) {
-    if (mounted) return;
+    const bool same_user = mounted && mounted->user == workspace.user;
+    if (same_user && mounted->seeded == workspace.seeded) return;
+    // Ahead it was mounted for nobody, who had written nothing.
+    if (mounted) unmount(workspace_path);
+    if (mounted && mounted->seeded) unmount(lower_path);
+    mounted.reset();
     std::string error;
     const std::optional<User> user = find_user(workspace.user, read_small_file("/etc/passwd"), read_small_file("/etc/group"), error);
     if (!user) throw Error(ErrorCode::failed_precondition, "the workspace: " + error);
@@ -108,7 +117,7 @@ void mount_workspace(const proto::agent::Workspace& workspace) {
         errno = why;
         give_up("mount it");
     }
-    mounted = true;
+    mounted = workspace;
 }
 
 void unmount_workspace() noexcept {

@@ -4,7 +4,8 @@
 
 namespace pyro::guest {
 
-// Mounts it, once: a guest that is told again who it is keeps the one it has. Throws Error.
+// Mounts it. A guest that is told again who it is keeps what it has, unless that is to be another one: a guest that waited has it
+// mounted ahead, without a seed. Throws Error.
 void mount_workspace(const proto::agent::Workspace& workspace);
 
 // For the end, when nothing runs any more: the root disk is left as after any clean unmount.
