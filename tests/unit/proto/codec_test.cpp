@@ -64,7 +64,12 @@ json sample(const proto::TypeInfo& type, const proto::FieldInfo* field, int& n) 
     switch (type.kind) {
         case proto::Kind::boolean: return n % 2 == 0;
         case proto::Kind::integer: return (field && field->options.min ? *field->options.min : 0) + n % 50;
-        case proto::Kind::string: return "s" + std::to_string(n) + "\xc3\xa9\n\"";
+        case proto::Kind::string: {
+            std::string text = "s" + std::to_string(n) + "\xc3\xa9\n\"";
+            if (field && field->options.min) text.resize(std::max(text.size(), static_cast<std::size_t>(*field->options.min)), 'x');
+            if (field && field->options.max) text.resize(std::min(text.size(), static_cast<std::size_t>(*field->options.max)));
+            return text;
+        }
         case proto::Kind::map: return {{"K" + std::to_string(n), "v"}, {"e", ""}};
         case proto::Kind::enumeration: return std::string(type.names[static_cast<std::size_t>(n) % type.names.size()]);
         case proto::Kind::list: return json::array({sample(type.element(), nullptr, n), sample(type.element(), nullptr, n)});
