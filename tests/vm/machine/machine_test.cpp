@@ -1019,8 +1019,11 @@ TEST_CASE("a daemon that is killed leaves its workspaces running, and no spare o
         io::Executor executor = co_await io::this_executor();
         Host host(executor, directories, {});
         REQUIRE(host.store.all_machines().size() == 2);
-        std::set<std::string> disks{"dddddddddddd"};
-        co_await host.registry.reconcile(std::move(disks));
+        std::map<std::string, agent::Resumption> workspaces;
+        workspaces["dddddddddddd"];
+        for (const state::MachineRow& row : host.store.all_machines())
+            if (row.kind == state::MachineKind::workspace) workspaces[row.id];
+        co_await host.registry.reconcile(std::move(workspaces));
         REQUIRE(host.store.all_machines().size() == 1);
         REQUIRE(vm_processes().size() == 1);
         const auto machines = host.registry.list(admin);
