@@ -102,8 +102,9 @@ ordered_json to_wire(const Prompt& prompt, Revision revision) {
 
 ordered_json template_to_wire(const ResourceInfo& info, Revision revision) {
     ordered_json wire{{"uriTemplate", info.uri}};
-    for (const auto& [key, value] : to_wire(info, revision).items())
-        if (key != "uri" && key != "size") wire[key] = value;
+    wire.update(to_wire(info, revision));
+    wire.erase("uri");
+    wire.erase("size");
     return wire;
 }
 

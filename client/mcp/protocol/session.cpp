@@ -255,7 +255,10 @@ void Session::on_response(Message message) {
 
 void Session::serve_on_worker(const Request& request, ordered_json (Session::*serve)(Call&, ActiveRequest&)) {
     take_up_state(*request);
-    if (!workers_.start([this, request, serve] { answer(request, outcome_of(request, serve)); }))
+    const auto job = [this, request, serve] {
+        if (!request->stop.stop_requested()) answer(request, outcome_of(request, serve));  // else cancelled while it waited
+    };
+    if (!workers_.start(job))
         throw ProtocolError(rpc_code::internal_error, "too many requests at once; repeat this one when another was answered");
 }
 

@@ -126,7 +126,7 @@ void add_time_tools(Server& server) {
     }));
     server.add(tool("test_wait", "Waits until its gate is opened.", one_string("gate", "the gate"), [](Call& call, const json& arguments) {
         const std::stop_callback stopped(call.stop(), [] { gates.note_stopped(); });
-        call.progress(1);
+        call.progress(1, 2, "waiting");
         gates.wait(arguments["gate"], call.stop());
         return ToolResult::text("waited for " + arguments["gate"].get<std::string>());
     }));
