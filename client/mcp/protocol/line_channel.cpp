@@ -16,7 +16,7 @@ namespace pyro::mcp {
 namespace {
 
 std::atomic<int> signalled_channel{-1};  // the wake_ of the one that heeds signals
-volatile std::sig_atomic_t signal_came = 0;
+std::atomic<bool> signal_came{false};
 
 void wake(int fd) {
     const std::uint64_t one = 1;
@@ -27,13 +27,14 @@ void wake(int fd) {
 }
 
 void on_signal(int) {
-    signal_came = 1;
+    signal_came = true;
     if (const int fd = signalled_channel.load(); fd >= 0) wake(fd);
 }
 
 void handle(int signal, void (*handler)(int)) {
     struct sigaction action {};
     action.sa_handler = handler;
+    action.sa_flags = SA_RESTART;  // what handlers of requests are in the middle of goes on
     ::sigaction(signal, &action, nullptr);
 }
 
@@ -46,7 +47,7 @@ LineChannel::LineChannel(int in, int out, bool heed_signals)
     if (!wake_) throw Error::from_errno("make an event descriptor");
     handle(SIGPIPE, SIG_IGN);
     if (!heed_signals_) return;
-    signal_came = 0;
+    signal_came = false;
     signalled_channel = wake_.get();
     handle(SIGTERM, on_signal);
     handle(SIGINT, on_signal);

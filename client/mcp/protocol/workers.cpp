@@ -10,11 +10,10 @@ Workers::~Workers() {
 
 bool Workers::start(std::function<void()> job) {
     const std::lock_guard lock(mutex_);
-    const bool has_thread = idle_ > waiting_.size();
-    const bool may_grow = threads_.size() < max_running_;
-    if (!has_thread && !may_grow && waiting_.size() >= max_waiting_) return false;
+    const std::size_t load = busy_ + waiting_.size();
+    if (load >= max_running_ + max_waiting_) return false;
     waiting_.push_back(std::move(job));
-    if (!has_thread && may_grow) {
+    if (load >= threads_.size() && threads_.size() < max_running_) {
         try {
             threads_.emplace_back([this] { work(); });
             ++alive_;
@@ -32,15 +31,15 @@ bool Workers::start(std::function<void()> job) {
 void Workers::work() {
     std::unique_lock lock(mutex_);
     for (;;) {
-        ++idle_;
         job_came_.wait(lock, [this] { return finished_ || !waiting_.empty(); });
-        --idle_;
         if (finished_) break;
+        ++busy_;
         const std::function<void()> job = std::move(waiting_.front());
         waiting_.pop_front();
         lock.unlock();
         job();
         lock.lock();
+        --busy_;
     }
     --alive_;
     thread_ended_.notify_all();

@@ -32,7 +32,7 @@ private:
     std::condition_variable thread_ended_;
     std::deque<std::function<void()>> waiting_;
     std::vector<std::thread> threads_;
-    std::size_t idle_ = 0;
+    std::size_t busy_ = 0;
     std::size_t alive_ = 0;
     bool finished_ = false;
 };

@@ -38,10 +38,14 @@ Tool tool(std::string name, std::string description, ordered_json input_schema, 
 // Gates that tests open by a call: a call that waits is still under way as long as a test wants it to be.
 class Gates {
 public:
-    void wait(const std::string& name, std::stop_token stop) {
-        std::unique_lock lock(mutex_);
+    void arrive(const std::string& name) {
+        const std::lock_guard lock(mutex_);
         ++arrived_[name];
         changed_.notify_all();
+    }
+    void wait(const std::string& name, std::stop_token stop) {
+        arrive(name);
+        std::unique_lock lock(mutex_);
         if (!changed_.wait(lock, stop, [&] { return open_[name]; })) throw Cancelled();
     }
     void open(const std::string& name) {
@@ -49,7 +53,7 @@ public:
         open_[name] = true;
         changed_.notify_all();
     }
-    // Until so many wait, or waited, at it.
+    // Until so many have come to it.
     void await_arrivals(const std::string& name, int count, std::stop_token stop) {
         std::unique_lock lock(mutex_);
         if (!changed_.wait(lock, stop, [&] { return arrived_[name] >= count; })) throw Cancelled();
@@ -145,7 +149,11 @@ void add_time_tools(Server& server) {
             gates.await_stopped(arguments["count"], call.stop());
             return ToolResult::text("they stopped");
         }));
-    server.add(tool("test_deaf", "Waits and hears of nothing.", [](Call&, const json&) { ::pause(); return ToolResult::text("never"); }));
+    server.add(tool("test_deaf", "Waits and hears of nothing.", [](Call&, const json&) {
+        gates.arrive("deaf");
+        for (;;) ::pause();
+        return ToolResult();
+    }));
     server.add(tool("test_bytes", "Returns so many bytes of text.",
         ordered_json::parse(R"({"type":"object","properties":{"count":{"type":"integer","minimum":0,"maximum":20000000}},"required":["count"]})"),
         [](Call&, const json& arguments) { return ToolResult::text(std::string(arguments["count"].get<std::size_t>(), 'x')); }));

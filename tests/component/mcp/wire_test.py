@@ -486,8 +486,8 @@ class Wire(unittest.TestCase):
         server.call("test_touch", {"uri": uri}, modern=True)
         self.assertEqual(server.others, [])
         # What asks for nothing that there is ends at once.
-        done = server.ask("subscriptions/listen", {"notifications": {"toolsListChanged": True}}, modern=True)["result"]
-        self.assertEqual((done["resultType"], done["_meta"][PREFIX + "subscriptionId"]), ("complete", done["_meta"][PREFIX + "subscriptionId"]))
+        done = server.ask("subscriptions/listen", {"notifications": {"toolsListChanged": True}}, id="none", modern=True)["result"]
+        self.assertEqual((done["resultType"], done["_meta"][PREFIX + "subscriptionId"]), ("complete", "none"))
         self.assertEqual(server.next()["params"]["notifications"], {})
         for i in range(65):
             server.request("subscriptions/listen", {"notifications": {"resourcesListChanged": True}}, id=f"s{i}", modern=True)
@@ -545,7 +545,7 @@ class Wire(unittest.TestCase):
     def test_a_handler_that_hears_of_nothing(self):
         server = self.server(version="2025-11-25")
         server.request("tools/call", {"name": "test_deaf"}, id="d")
-        server.call("test_simple_text")
+        server.call("test_await_waiting", {"gate": "deaf", "count": 1})
         self.assertEqual(server.end(), 0)
         self.assertIn(b"left behind", server.process.stderr.read())
 
@@ -560,6 +560,12 @@ class Wire(unittest.TestCase):
             else:
                 server.stdout.close()  # heard of without a write
             self.assertEqual(server.process.wait(), 0)
+        writing = self.server(version="2025-11-25")
+        for i in range(3):
+            writing.request("tools/call", {"name": "test_bytes", "arguments": {"count": 1_000_000}}, id=f"b{i}")
+        self.assertIn(b"xxx", writing.stdout.read(10_000))  # in the middle of a line
+        writing.stdout.close()
+        self.assertEqual(writing.process.wait(), 0)
 
     def test_a_slow_reader(self):
         for sockets in (False, True):
