@@ -76,6 +76,7 @@ std::string_view capability_of(std::string_view method) { return method.substr(0
 
 struct Session::MethodInfo {
     ordered_json (Session::*serve)(Call&, ActiveRequest&);
+    const char* capability;  // without which a server does not know it; null: none
     bool legacy;
     bool modern;
     bool on_worker;  // runs handlers
@@ -83,21 +84,21 @@ struct Session::MethodInfo {
 };
 
 const std::map<std::string_view, Session::MethodInfo> Session::methods = {
-    {"initialize", {&Session::initialize, true, false, false, false}},
-    {"server/discover", {&Session::discover, false, true, false, true}},
-    {"ping", {&Session::ping, true, false, false, false}},
-    {"logging/setLevel", {&Session::set_level, true, false, false, false}},
-    {"tools/list", {&Session::list_tools, true, true, false, true}},
-    {"tools/call", {&Session::call_tool, true, true, true, false}},
-    {"resources/list", {&Session::list_resources, true, true, true, true}},
-    {"resources/templates/list", {&Session::list_templates, true, true, false, true}},
-    {"resources/read", {&Session::read_resource, true, true, true, true}},
-    {"resources/subscribe", {&Session::subscribe, true, false, false, false}},
-    {"resources/unsubscribe", {&Session::unsubscribe, true, false, false, false}},
-    {"prompts/list", {&Session::list_prompts, true, true, false, true}},
-    {"prompts/get", {&Session::get_prompt, true, true, true, false}},
-    {"completion/complete", {&Session::complete, true, true, true, false}},
-    {"subscriptions/listen", {nullptr, false, true, false, false}},
+    {"initialize", {&Session::initialize, nullptr, true, false, false, false}},
+    {"server/discover", {&Session::discover, nullptr, false, true, false, true}},
+    {"ping", {&Session::ping, nullptr, true, false, false, false}},
+    {"logging/setLevel", {&Session::set_level, "logging", true, false, false, false}},
+    {"tools/list", {&Session::list_tools, "tools", true, true, false, true}},
+    {"tools/call", {&Session::call_tool, "tools", true, true, true, false}},
+    {"resources/list", {&Session::list_resources, "resources", true, true, true, true}},
+    {"resources/templates/list", {&Session::list_templates, "resources", true, true, false, true}},
+    {"resources/read", {&Session::read_resource, "resources", true, true, true, true}},
+    {"resources/subscribe", {&Session::subscribe, "resources", true, false, false, false}},
+    {"resources/unsubscribe", {&Session::unsubscribe, "resources", true, false, false, false}},
+    {"prompts/list", {&Session::list_prompts, "prompts", true, true, false, true}},
+    {"prompts/get", {&Session::get_prompt, "prompts", true, true, true, false}},
+    {"completion/complete", {&Session::complete, "completions", true, true, true, false}},
+    {"subscriptions/listen", {nullptr, nullptr, false, true, false, false}},
 };
 
 Session::Session(const Server& server, LineChannel& channel)
@@ -174,8 +175,7 @@ void Session::on_request(Message message, const std::shared_ptr<Batch>& batch) {
     try {
         classify(*request);
         const auto method = methods.find(request->method);
-        const bool known = method != methods.end() && (is_modern(request->revision) ? method->second.modern : method->second.legacy);
-        if (!known) throw ProtocolError(rpc_code::method_not_found, "Method not found: " + shown(request->method));
+        if (method == methods.end() || !serves(method->first, method->second, request->revision)) throw ProtocolError(rpc_code::method_not_found, "Method not found: " + shown(request->method));
         if (batch && (request->method == "initialize" || is_modern(request->revision)))
             throw ProtocolError(rpc_code::invalid_request, "Invalid request: not in a batch");
         if (!method->second.serve) listen(request);
@@ -528,6 +528,13 @@ ordered_json Session::capabilities(Revision revision) const {
     return wire;
 }
 
+bool Session::serves(std::string_view name, const MethodInfo& method, Revision revision) const {
+    if (!(is_modern(revision) ? method.modern : method.legacy)) return false;
+    // Legacy clients ask for lists that were not offered, and an empty one is an answer to them.
+    const bool always = !method.capability || (name.ends_with("/list") && !is_modern(revision));
+    return always || capabilities(stateless).contains(method.capability);
+}
+
 bool Session::completes() const {
     for (const auto& known : server_.templates_)
         if (!known.resource.complete.empty()) return true;
@@ -561,7 +568,6 @@ ordered_json Session::discover(Call&, ActiveRequest& request) {
 ordered_json Session::ping(Call&, ActiveRequest&) { return ordered_json::object(); }
 
 ordered_json Session::set_level(Call&, ActiveRequest& request) {
-    if (!server_.options_.logging) throw ProtocolError(rpc_code::method_not_found, "Method not found: logging/setLevel");
     const auto level = log_level_from(required_string(request.params, "level"));
     if (!level) invalid_params("level is no log level");
     const std::lock_guard lock(mutex_);

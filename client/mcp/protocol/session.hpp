@@ -101,6 +101,7 @@ private:
 
     ordered_json capabilities(Revision revision) const;
     bool completes() const;
+    bool serves(std::string_view name, const MethodInfo& method, Revision revision) const;
     ordered_json page(const ActiveRequest& request, const char* member, std::vector<ordered_json> items) const;
     ordered_json decorated(const ActiveRequest& request, ordered_json result) const;
     void answer(const Request& request, ordered_json message);

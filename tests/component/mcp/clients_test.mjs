@@ -1,8 +1,12 @@
 // The official clients against the fixture: SDK v1, and the 2.x client as legacy, negotiating by itself, and pinned to 2026-07-28.
+// And the inspector's command line, which agents' authors debug servers with.
 // usage: node clients_test.mjs TEST_NODE_FOLDER FIXTURE_SERVER
 import assert from 'node:assert/strict';
+import { execFile } from 'node:child_process';
+import { join } from 'node:path';
 import test from 'node:test';
-import { npm } from './npm.mjs';
+import { promisify } from 'node:util';
+import { folder, npm } from './npm.mjs';
 
 const fixture = process.argv[3];
 const v1 = { ...npm('@modelcontextprotocol/sdk/client/index.js'), ...npm('@modelcontextprotocol/sdk/client/stdio.js'), types: npm('@modelcontextprotocol/sdk/types.js') };
@@ -186,3 +190,16 @@ for (const [name, kind] of Object.entries(kinds)) {
         assert.equal(lines.length, 4);
     });
 }
+
+async function inspect(...args) {
+    const inspector = join(folder, 'node_modules/@modelcontextprotocol/inspector');
+    const program = join(inspector, npm('@modelcontextprotocol/inspector/package.json').bin['mcp-inspector']);
+    const { stdout } = await promisify(execFile)(process.execPath, [program, '--cli', fixture, ...args], { env: { ...process.env, HOME: folder } });
+    return JSON.parse(stdout);
+}
+
+test('inspector: tools and resources', async () => {
+    assert.equal((await inspect('--method', 'tools/list')).tools[0].name, 'test_simple_text');
+    assert.deepEqual((await inspect('--method', 'tools/call', '--tool-name', 'test_structured', '--tool-arg', 'a=20', '--tool-arg', 'b=22')).structuredContent, { sum: 42 });
+    assert.match((await inspect('--method', 'resources/read', '--uri', 'test://static-text')).contents[0].text, /static text resource/);
+});

@@ -77,8 +77,13 @@ TEST_CASE("only what is registered is offered, and what is not is empty or unkno
     CHECK_FALSE(initialized["result"].contains("instructions"));
     const std::pair<const char*, const char*> lists[] = {{"tools/list", "tools"}, {"resources/list", "resources"}, {"resources/templates/list", "resourceTemplates"}, {"prompts/list", "prompts"}};
     for (const auto& [method, member] : lists) CHECK(talk.ask({{"jsonrpc", "2.0"}, {"id", 2}, {"method", method}})["result"] == json{{member, json::array()}});
-    for (const char* method : {"logging/setLevel", "resources/subscribe", "resources/unsubscribe"})
+    for (const char* method : {"logging/setLevel", "resources/subscribe", "resources/unsubscribe", "resources/read", "tools/call", "prompts/get", "completion/complete"})
         CHECK(talk.ask({{"jsonrpc", "2.0"}, {"id", 3}, {"method", method}})["error"]["code"] == -32601);
+    json modern = modern_call(4, "any", json::object());
+    for (const char* method : {"tools/list", "prompts/list", "resources/list", "resources/templates/list", "tools/call"}) {
+        modern["method"] = method;
+        CHECK(talk.ask(modern)["error"]["code"] == -32601);
+    }
 }
 
 TEST_CASE("a server may say how errors of tools look, and hears of those that are none of its own") {
