@@ -25,6 +25,7 @@ MAY = {
     "client/lib": {"common", "proto"},
     "client/seed": {"common"},
     "client/cli": {"common", "proto", "client/lib", "client/seed"},
+    "client/mcp/protocol": {"common"},
     "guest/agent": {"common", "proto", "guest/files"},
     "guest/files": {"common", "common/patch", "proto"},
     "image": {"common"},
