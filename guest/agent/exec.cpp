@@ -16,6 +16,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <linux/sched.h>
+#include <poll.h>
 #include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/resource.h>
@@ -223,10 +224,22 @@ bool is_told(const Standby& standby, const std::string& order) {
     }
 }
 
-std::uint64_t oom_kills(const std::string& cgroup) {
-    const std::string events = read_small_file(cgroup + "/memory.events");
-    const std::size_t at = events.find("oom_kill ");
-    return at == std::string::npos ? 0 : std::strtoull(events.c_str() + at + 9, nullptr, 10);
+// A cgroup's memory.events, read: what happens from now on is urgent news to a poll. None where there is none.
+UniqueFd watch_memory(const std::string& cgroup) noexcept {
+    if (cgroup.empty()) return {};
+    UniqueFd events(::open((cgroup + "/memory.events").c_str(), O_RDONLY | O_CLOEXEC));
+    char all[1024];
+    if (events && ::read(events.get(), all, sizeof all) < 0) events.reset();
+    return events;
+}
+
+bool any_oom_kill(const UniqueFd& memory_events) {
+    pollfd news{memory_events.get(), POLLPRI, 0};
+    if (!memory_events || ::poll(&news, 1, 0) <= 0) return false;
+    char all[1024] = {};
+    if (::pread(memory_events.get(), all, sizeof all - 1, 0) < 0) return false;
+    const char* const kills = std::strstr(all, "oom_kill ");
+    return kills && std::strtoull(kills + 9, nullptr, 10) > 0;
 }
 
 }  // namespace
@@ -270,7 +283,8 @@ Standby stand_by(std::string cgroup_path) {
     const pid_t pid = fork_into(cgroup.get());
     if (pid < 0) throw Error::from_errno("fork");
     if (pid == 0) wait_and_become(streams, order.read.get());
-    return {pid, std::move(cgroup_path), std::move(streams.in.write), std::move(streams.out.read), std::move(streams.err.read),
+    UniqueFd memory_events = watch_memory(cgroup_path);
+    return {pid, std::move(cgroup_path), std::move(memory_events), std::move(streams.in.write), std::move(streams.out.read), std::move(streams.err.read),
             std::move(order.write), std::move(streams.start.read), false};
 }
 
@@ -304,11 +318,13 @@ void Exec::fail(int exit_code, int error_number, const std::string& what) {
 
 void Exec::start(const ExecSpec& spec, const std::vector<std::string>& base_env, std::string cgroup) {
     cgroup_ = std::move(cgroup);
+    memory_events_ = watch_memory(cgroup_);
     start(spec, base_env, std::optional<Standby>());
 }
 
 void Exec::start(const ExecSpec& spec, const std::vector<std::string>& base_env, Standby standby) {
     cgroup_ = standby.cgroup;
+    memory_events_ = std::move(standby.memory_events);
     start(spec, base_env, std::optional(std::move(standby)));
 }
 
@@ -435,7 +451,7 @@ void Exec::on_exit(int wait_status) {
         status.kind = WIFSIGNALED(wait_status) ? ExitStatus::Kind::signalled : ExitStatus::Kind::exited;
         status.exit_code = static_cast<std::uint8_t>(WIFEXITED(wait_status) ? WEXITSTATUS(wait_status) : 0);
         status.signal = static_cast<std::uint8_t>(WIFSIGNALED(wait_status) ? WTERMSIG(wait_status) : 0);
-        status.oom = !cgroup_.empty() && oom_kills(cgroup_) > 0;
+        status.oom = any_oom_kill(memory_events_);
     }
     status.wall_clock_ns = clock_ns(CLOCK_REALTIME);
     status.duration_ns = clock_ns(CLOCK_MONOTONIC) - started_at_;

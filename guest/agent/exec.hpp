@@ -31,6 +31,7 @@ public:
 struct Standby {
     pid_t pid = 0;
     std::string cgroup;
+    UniqueFd memory_events; // of its cgroup
     UniqueFd in, out, err;  // our ends of its streams
     UniqueFd order;         // what it is to become; without one it ends
     UniqueFd start;         // its word: that it waits, then why it did not become that, or an end when it did
@@ -107,6 +108,7 @@ private:
     Poll& poll_;
     pid_t pid_ = 0;
     std::string cgroup_;
+    UniqueFd memory_events_;
     bool tty_ = false;
     std::array<Output, 2> outputs_;
     Ring input_{proto::agent::input_window};
