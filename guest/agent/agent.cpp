@@ -467,8 +467,9 @@ void Agent::on_exec(const Frame& frame) {
     Exec& exec = *execs_.emplace(frame.stream, std::make_unique<Exec>(frame.stream, static_cast<Poll&>(*this))).first->second;
     if (!started_) exec.fail(126, 0, failure_.empty() ? "the guest was not started" : failure_);
     else if (!good) exec.fail(126, EINVAL, "the command is malformed");
-    else if (standby_ && Exec::may_use_standby(spec)) exec.start(spec, base_env_, take_standby());
-    else exec.start(spec, base_env_, make_cgroup());
+    else if (!standby_) exec.start(spec, base_env_, make_cgroup());
+    else if (Exec::may_use_standby(spec)) exec.start(spec, base_env_, take_standby());
+    else exec.start(spec, base_env_, take_standby().cgroup);  // that process ends, its cgroup is as good
 }
 
 }  // namespace pyro::guest
