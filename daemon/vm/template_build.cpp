@@ -16,10 +16,11 @@ using namespace std::chrono_literals;
 constexpr auto command_patience = 10s;  // of one command of the warm-up
 constexpr auto save_patience = 60s;
 
-// What agents run most, as far as an image has it: found, read and mapped once. None of them does anything.
+// What agents run most, as far as an image has it: found, read and mapped once. None of them does anything. One looks at what it
+// finds at home, as a user's will; the others find no home to leave something in.
 std::vector<std::vector<std::string>> usual_commands() {
     return {{"/bin/sh", "-c",
-             "for tool in sh bash git python3 perl node ls cat cp mv rm mkdir grep sed awk find sort head tail tar env make gcc cc; do "
+             "HOME=/nonexistent; for tool in sh bash git python3 perl node ls cat cp mv rm mkdir grep sed awk find sort head tail tar env make gcc cc; do "
              "command -v $tool >/dev/null 2>&1 && $tool --version </dev/null >/dev/null 2>&1; done; :"},
             {"git", "--version"},
             {"true"}};
@@ -28,7 +29,7 @@ std::vector<std::vector<std::string>> usual_commands() {
 io::Task<void> run_to_its_end(agent::Channel& channel, std::vector<std::string> argv, std::stop_token stop) {
     agent::ExecSpec spec;
     spec.argv = std::move(argv);
-    spec.env = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/nonexistent"};
+    spec.env = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"};
     spec.cwd = "/";
     spec.has_stdin = false;
     const std::shared_ptr<agent::ExecSession> session = channel.exec(spec);

@@ -39,7 +39,7 @@ constexpr std::size_t written_in_place = 8 << 10;
 constexpr std::size_t reserved_for_events = 1536;
 
 // Tags of the epoll set: an exec's descriptors have its number in the upper half.
-enum Tag : std::uint64_t { tag_port = 16, tag_children, tag_listener, tag_wake };
+enum Tag : std::uint64_t { tag_port = 16, tag_children, tag_listener, tag_wake, tag_standby };
 
 // The C library's copy uses vector registers, whose emulation is several times slower than the string instructions'.
 void copy_bytes(char* to, const char* from, std::size_t count) {
@@ -122,8 +122,7 @@ void Agent::run() {
 void Agent::run_once(bool wait) {
     epoll_event events[64];
     const bool busy = port_ && readable_;
-    // Nothing runs: now it keeps nobody waiting.
-    if (!busy && started_ && execs_.empty() && next_cgroup_.empty() && surroundings_.own_cgroups) make_next_cgroup();
+    if (!busy) stand_by_if_idle();
     const int count = ::epoll_wait(epoll_.get(), events, 64, wait && !busy ? -1 : 0);
     for (int i = 0; i < count; ++i) on_event(events[i].data.u64);
     if (port_) read_port();
@@ -134,6 +133,10 @@ void Agent::on_event(std::uint64_t tag) {
     switch (tag) {
         case tag_port: readable_ = writable_ = true; return;
         case tag_children: return reap();
+        case tag_standby:
+            if (standby_ && !hear(*standby_)) drop_standby();
+            else if (standby_ && standby_->waits) forget(standby_->start.get());
+            return;
         case tag_wake: {
             std::uint64_t expirations;
             if (::read(wake_.get(), &expirations, sizeof expirations) < 0) return;
@@ -161,26 +164,50 @@ void Agent::reap() {
     signalfd_siginfo ignored[8];
     while (::read(children_.get(), ignored, sizeof ignored) > 0) {}
     int status = 0;
-    for (pid_t pid; (pid = ::waitpid(-1, &status, WNOHANG)) > 0;)
+    for (pid_t pid; (pid = ::waitpid(-1, &status, WNOHANG)) > 0;) {
+        if (standby_ && standby_->pid == pid) drop_standby();
         for (auto& [number, exec] : execs_)
             if (exec->pid() == pid) {
                 exec->on_exit(status);
                 break;
             }
+    }
     remove_left_cgroups();
 }
 
-void Agent::make_next_cgroup() {
-    next_cgroup_ = std::string(exec_cgroups) + "/exec-" + std::to_string(++cgroups_made_);
-    // Where this fails, the command that opens it says so.
-    if (::mkdir(next_cgroup_.c_str(), 0755) != 0) log("create " + next_cgroup_ + ": " + std::strerror(errno));
+// Nothing runs: now it keeps nobody waiting. Once for each start and each command that was released: one that somebody in the
+// guest ends is not made again and again.
+void Agent::stand_by_if_idle() {
+    if (!standby_due_ || !started_ || !execs_.empty() || standby_) return;
+    standby_due_ = false;
+    try {
+        standby_ = stand_by(make_cgroup());
+        watch(standby_->start.get(), false, 0, static_cast<Source>(tag_standby));
+    } catch (const Error& e) {
+        log(e.message());  // a command forks for itself
+    }
 }
 
-std::string Agent::take_cgroup() {
+// With its descriptors it loses its order, and ends.
+void Agent::drop_standby() {
+    if (!standby_->waits) forget(standby_->start.get());
+    if (!standby_->cgroup.empty()) left_cgroups_.push_back(standby_->cgroup);
+    standby_.reset();
+}
+
+Standby Agent::take_standby() {
+    if (!standby_->waits) forget(standby_->start.get());
+    Standby taken = std::move(*standby_);
+    standby_.reset();
+    return taken;
+}
+
+std::string Agent::make_cgroup() {
     if (!surroundings_.own_cgroups) return {};
-    // Not there any more when somebody in the guest removed it.
-    if (next_cgroup_.empty() || ::access(next_cgroup_.c_str(), F_OK) != 0) make_next_cgroup();
-    return std::exchange(next_cgroup_, {});
+    std::string path = std::string(exec_cgroups) + "/exec-" + std::to_string(++cgroups_made_);
+    // Where this fails, whoever opens it says so.
+    if (::mkdir(path.c_str(), 0755) != 0) log("create " + path + ": " + std::strerror(errno));
+    return path;
 }
 
 void Agent::remove_left_cgroups() {
@@ -307,7 +334,8 @@ void Agent::fill() {
         ready_pending_ = false;
         send(FrameType::ready, 0, start_number_, wire::encode(wire::Failure{failure_.substr(0, 1024)}));
     }
-    if (synced_pending_) {
+    // Whoever asks is about to save this guest: with a standby that waits.
+    if (synced_pending_ && (!standby_ || standby_->waits)) {
         synced_pending_ = false;
         send(FrameType::synced, 0, 0, {});
     }
@@ -364,6 +392,7 @@ void Agent::on_frame(const Frame& frame) {
         case FrameType::exec: return on_exec(frame);
         case FrameType::shutdown: power_off_ = true; return;
         case FrameType::sync:
+            stand_by_if_idle();
             ::sync();
             synced_pending_ = true;
             return;
@@ -395,6 +424,7 @@ void Agent::on_frame(const Frame& frame) {
             if (exec.pid() != 0) return;  // it has not ended: its end must be told
             if (!exec.cgroup().empty()) left_cgroups_.push_back(exec.cgroup());
             execs_.erase(found);
+            standby_due_ = true;
             return remove_left_cgroups();
         default: return;
     }
@@ -430,7 +460,7 @@ void Agent::on_start(const Frame& frame) {
             surroundings_.apply(identity);
             if (!identity.boot_id.empty()) boot_id_ = identity.boot_id;
             base_env_ = std::move(identity.env);
-            started_ = true;
+            started_ = standby_due_ = true;
         } catch (const Error& e) {
             failure_ = e.message();
             log(failure_);
@@ -454,7 +484,9 @@ void Agent::on_exec(const Frame& frame) {
     Exec& exec = *execs_.emplace(frame.stream, std::make_unique<Exec>(frame.stream, static_cast<Poll&>(*this))).first->second;
     if (!started_) exec.fail(126, 0, failure_.empty() ? "the guest was not started" : failure_);
     else if (!good) exec.fail(126, EINVAL, "the command is malformed");
-    else exec.start(spec, base_env_, take_cgroup());
+    else if (!standby_) exec.start(spec, base_env_, make_cgroup());
+    else if (Exec::may_use_standby(spec)) exec.start(spec, base_env_, take_standby());
+    else exec.start(spec, base_env_, take_standby().cgroup);  // that process ends, its cgroup is as good
 }
 
 }  // namespace pyro::guest

@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -50,8 +51,10 @@ private:
     void on_attach(const proto::agent::Frame& frame);
     void on_start(const proto::agent::Frame& frame);
     void on_exec(const proto::agent::Frame& frame);
-    void make_next_cgroup();
-    std::string take_cgroup();                       // empty where there are none
+    void stand_by_if_idle();
+    void drop_standby();
+    Standby take_standby();
+    std::string make_cgroup();                       // empty where there are none
     void remove_left_cgroups();
     std::uint32_t count_left() const;
     void read_boot_id();
@@ -73,7 +76,8 @@ private:
     std::uint32_t spec_of_ = 0;
     std::uint32_t last_exec_ = 0;
     std::map<std::uint32_t, std::unique_ptr<Exec>> execs_;
-    std::string next_cgroup_;                        // made ahead: it costs more than the rest of a start
+    std::optional<Standby> standby_;
+    bool standby_due_ = false;
     std::uint64_t cgroups_made_ = 0;
     std::vector<std::string> left_cgroups_;          // of released execs, until empty
     std::uint32_t next_turn_ = 0, next_in_place_ = 0;  // after whom output goes first

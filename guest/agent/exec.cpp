@@ -4,6 +4,8 @@
 #include "guest/agent/machine.hpp"
 #include "guest/agent/users.hpp"
 
+#include <algorithm>
+#include <array>
 #include <cerrno>
 #include <climits>
 #include <csignal>
@@ -14,6 +16,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <linux/sched.h>
+#include <poll.h>
 #include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/resource.h>
@@ -51,14 +54,33 @@ Pipe make_pipe() {
 
 void make_nonblocking(const UniqueFd& fd) { ::fcntl(fd.get(), F_SETFL, ::fcntl(fd.get(), F_GETFL) | O_NONBLOCK); }
 
-// What the child reports when it could not become the command.
+// What the child reports: that it stands by, or where it could not become the command.
 enum class Stage : int { none, terminal, groups, directory, program };
 struct StartFailure {
     Stage stage = Stage::none;
     int error_number = 0;
 };
 
-// Everything the child needs, made before the fork.
+// The streams of a command without a terminal, ours not blocking, and its word about its start.
+struct Streams {
+    Pipe in, out, err, start;
+};
+
+Streams make_streams(bool with_input) {
+    Streams made{{}, make_pipe(), make_pipe(), make_pipe()};
+    if (with_input) {
+        made.in = make_pipe();
+        ::fcntl(made.in.write.get(), F_SETPIPE_SZ, pipe_size);
+        make_nonblocking(made.in.write);
+    } else {
+        made.in.read = open_file("/dev/null", O_RDONLY);
+    }
+    ::fcntl(made.out.write.get(), F_SETPIPE_SZ, pipe_size);
+    for (const Pipe* pipe : {&made.out, &made.err, &made.start}) make_nonblocking(pipe->read);
+    return made;
+}
+
+// Everything the child needs, made before the fork or read from an order.
 struct Plan {
     std::string program, cwd;
     int own_program = -1;  // instead of `program`
@@ -66,33 +88,40 @@ struct Plan {
     User user;
     int in = -1, out = -1, err = -1, failure = -1;
     bool tty = false;
-    bool superuser = false;
 };
 
-[[noreturn]] void become(const Plan& plan) noexcept {
-    const auto give_up = [&plan](Stage stage) {
-        const StartFailure failure{stage, errno};
-        if (::write(plan.failure, &failure, sizeof failure) < 0) ::_exit(126);
-        ::_exit(126);
-    };
+[[noreturn]] void give_up(int failure_fd, Stage stage) noexcept {
+    const StartFailure failure{stage, errno};
+    if (::write(failure_fd, &failure, sizeof failure) < 0) ::_exit(126);
+    ::_exit(126);
+}
+
+// What is the same for all commands: first of all in the child.
+void be_ordinary(int failure_fd) noexcept {
     ::setsid();
-    if (plan.tty && ::ioctl(plan.in, TIOCSCTTY, 0) != 0) give_up(Stage::terminal);
-    // The sources are above 2: the agent holds 0, 1 and 2 itself.
-    if (::dup2(plan.in, 0) < 0 || ::dup2(plan.out, 1) < 0 || ::dup2(plan.err, 2) < 0) give_up(Stage::terminal);
     sigset_t none;
     ::sigemptyset(&none);
     ::sigprocmask(SIG_SETMASK, &none, nullptr);
     const sched_param ordinary{};
-    if (::sched_setscheduler(0, SCHED_OTHER, &ordinary) != 0) give_up(Stage::groups);  // we are a batch process
-    const UniqueFd score(::open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC));
-    if (score && ::write(score.get(), "0", 1) < 0) give_up(Stage::groups);
-    if (plan.superuser) {
+    if (::sched_setscheduler(0, SCHED_OTHER, &ordinary) != 0) give_up(failure_fd, Stage::groups);  // we are a batch process
+    if (::geteuid() == 0) {
         const rlimit files{1024, 524288};
         ::setrlimit(RLIMIT_NOFILE, &files);
-        if (::setgroups(plan.user.groups.size(), plan.user.groups.data()) != 0 || ::setgid(plan.user.gid) != 0 || ::setuid(plan.user.uid) != 0)
-            give_up(Stage::groups);
+        if (::setgroups(0, nullptr) != 0) give_up(failure_fd, Stage::groups);
     }
     ::umask(022);
+}
+
+[[noreturn]] void become(const Plan& plan) noexcept {
+    const auto give_up = [&plan](Stage stage) { guest::give_up(plan.failure, stage); };
+    if (plan.tty && ::ioctl(plan.in, TIOCSCTTY, 0) != 0) give_up(Stage::terminal);
+    // The sources are above 2: the agent holds 0, 1 and 2 itself.
+    if (::dup2(plan.in, 0) < 0 || ::dup2(plan.out, 1) < 0 || ::dup2(plan.err, 2) < 0) give_up(Stage::terminal);
+    // Root without groups is what we are.
+    const User& user = plan.user;
+    if (::geteuid() == 0 && (user.uid != 0 || user.gid != 0 || !user.groups.empty()) &&
+        (::setgroups(user.groups.size(), user.groups.data()) != 0 || ::setgid(user.gid) != 0 || ::setuid(user.uid) != 0))
+        give_up(Stage::groups);
     if (::chdir(plan.cwd.c_str()) != 0) give_up(Stage::directory);
     if (plan.own_program >= 0) ::execveat(plan.own_program, "", plan.argv.data(), plan.env.data(), AT_EMPTY_PATH);
     else ::execve(plan.program.c_str(), plan.argv.data(), plan.env.data());
@@ -120,10 +149,107 @@ int own_program() {
     return self.get();
 }
 
-std::uint64_t oom_kills(const std::string& cgroup) {
-    const std::string events = read_small_file(cgroup + "/memory.events");
-    const std::size_t at = events.find("oom_kill ");
-    return at == std::string::npos ? 0 : std::strtoull(events.c_str() + at + 9, nullptr, 10);
+// How a standby is told what to become: this, the groups, then program, directory, arguments and environment, each ended by a
+// zero.
+struct Order {
+    std::uint32_t size = 0;  // of what follows
+    uid_t uid = 0;
+    gid_t gid = 0;
+    std::uint32_t groups = 0, arguments = 0, variables = 0;
+    bool has_stdin = false, own_program = false;
+};
+
+// An empty pipe takes it at once.
+constexpr std::size_t max_order = 64 << 10;
+
+std::string order_for(const Plan& plan, bool has_stdin) {
+    std::string body(reinterpret_cast<const char*>(plan.user.groups.data()), plan.user.groups.size() * sizeof(gid_t));
+    const auto add = [&body](const char* text) { body.append(text, std::strlen(text) + 1); };
+    add(plan.program.c_str()), add(plan.cwd.c_str());
+    for (const char* argument : plan.argv)
+        if (argument) add(argument);
+    for (const char* variable : plan.env)
+        if (variable) add(variable);
+    Order order;
+    order.size = static_cast<std::uint32_t>(body.size());
+    order.uid = plan.user.uid, order.gid = plan.user.gid;
+    order.groups = static_cast<std::uint32_t>(plan.user.groups.size());
+    order.arguments = static_cast<std::uint32_t>(plan.argv.size() - 1), order.variables = static_cast<std::uint32_t>(plan.env.size() - 1);
+    order.has_stdin = has_stdin, order.own_program = plan.own_program >= 0;
+    return std::string(reinterpret_cast<const char*>(&order), sizeof order) + body;
+}
+
+void read_order(int fd, void* to, std::size_t size) noexcept {
+    for (std::size_t done = 0; done < size;) {
+        const ssize_t n = ::read(fd, static_cast<char*>(to) + done, size - done);
+        if (n == 0) ::_exit(0);  // the agent has no use for this process
+        if (n > 0) done += static_cast<std::size_t>(n);
+    }
+}
+
+// In the child. Nothing else of ours stays open: it would outlive the commands it belongs to.
+[[noreturn]] void wait_and_become(const Streams& streams, int order_fd) noexcept {
+    const int failure = streams.start.write.get();
+    be_ordinary(failure);
+    std::array keep{streams.in.read.get(), streams.out.write.get(), streams.err.write.get(), failure, order_fd, own_program()};
+    std::sort(keep.begin(), keep.end());
+    int next = 3;
+    for (const int fd : keep) {
+        if (fd > next) ::close_range(static_cast<unsigned>(next), static_cast<unsigned>(fd) - 1, 0);
+        next = fd + 1;
+    }
+    ::close_range(static_cast<unsigned>(next), ~0u, 0);
+    const int null = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
+    const StartFailure waits{};
+    if (null < 0 || ::write(failure, &waits, sizeof waits) < 0) ::_exit(126);
+
+    Order order;
+    read_order(order_fd, &order, sizeof order);
+    static char body[max_order];
+    read_order(order_fd, body, order.size);
+    Plan plan;
+    const char* at = body;
+    plan.user.uid = order.uid, plan.user.gid = order.gid;
+    plan.user.groups.resize(order.groups);
+    std::memcpy(plan.user.groups.data(), at, order.groups * sizeof(gid_t));
+    at += order.groups * sizeof(gid_t);
+    const auto text = [&at] { return std::exchange(at, at + std::strlen(at) + 1); };
+    plan.program = text(), plan.cwd = text();
+    if (order.own_program) plan.own_program = own_program();
+    for (std::uint32_t i = 0; i < order.arguments; ++i) plan.argv.push_back(const_cast<char*>(text()));
+    for (std::uint32_t i = 0; i < order.variables; ++i) plan.env.push_back(const_cast<char*>(text()));
+    plan.argv.push_back(nullptr), plan.env.push_back(nullptr);
+    plan.in = order.has_stdin ? streams.in.read.get() : null;
+    plan.out = streams.out.write.get(), plan.err = streams.err.write.get(), plan.failure = failure;
+    become(plan);
+}
+
+bool is_told(const Standby& standby, const std::string& order) {
+    if (order.size() > max_order) return false;
+    try {
+        write_all(standby.order.get(), order);
+        return true;
+    } catch (const Error&) {
+        return false;  // somebody ended it
+    }
+}
+
+// A cgroup's memory.events, read: what happens from now on is urgent news to a poll. None where there is none.
+UniqueFd watch_memory(const std::string& cgroup) noexcept {
+    if (cgroup.empty()) return {};
+    UniqueFd events(::open((cgroup + "/memory.events").c_str(), O_RDONLY | O_CLOEXEC));
+    char all[1024];
+    if (events && ::read(events.get(), all, sizeof all) < 0) events.reset();
+    return events;
+}
+
+bool any_oom_kill(const UniqueFd& memory_events) {
+    pollfd news{memory_events.get(), POLLPRI, 0};
+    if (!memory_events || ::poll(&news, 1, 0) <= 0) return false;
+    char all[1024] = {};
+    if (::pread(memory_events.get(), all, sizeof all - 1, 0) < 0) return false;
+    const char* const kills = std::strstr(all, "oom_kill ");
+    return kills && std::strtoull(kills + 9, nullptr, 10) > 0;
 }
 
 }  // namespace
@@ -163,6 +289,27 @@ void keep_own_program() {
     if (own_program() < 0) throw Error::from_errno("open this program");
 }
 
+Standby stand_by(std::string cgroup_path) {
+    Streams streams = make_streams(true);
+    Pipe order = make_pipe();
+    UniqueFd cgroup;
+    if (!cgroup_path.empty()) cgroup = open_file(cgroup_path, O_RDONLY | O_DIRECTORY);
+    const pid_t pid = fork_into(cgroup.get());
+    if (pid < 0) throw Error::from_errno("fork");
+    if (pid == 0) wait_and_become(streams, order.read.get());
+    UniqueFd memory_events = watch_memory(cgroup_path);
+    return {pid, std::move(cgroup_path), std::move(memory_events), std::move(streams.in.write), std::move(streams.out.read), std::move(streams.err.read),
+            std::move(order.write), std::move(streams.start.read), false};
+}
+
+bool hear(Standby& standby) {
+    StartFailure word;
+    const ssize_t n = ::read(standby.start.get(), &word, sizeof word);
+    if (n < 0) return true;  // nothing yet
+    standby.waits = n == sizeof word && word.stage == Stage::none;
+    return standby.waits;
+}
+
 Exec::Exec(std::uint32_t number, Poll& poll) : number_(number), poll_(poll) {}
 
 Exec::~Exec() {
@@ -183,9 +330,20 @@ void Exec::fail(int exit_code, int error_number, const std::string& what) {
     exit_pending = true;
 }
 
-void Exec::start(const ExecSpec& spec, const std::vector<std::string>& base_env, std::string cgroup_path) {
+void Exec::start(const ExecSpec& spec, const std::vector<std::string>& base_env, std::string cgroup) {
+    cgroup_ = std::move(cgroup);
+    memory_events_ = watch_memory(cgroup_);
+    start(spec, base_env, std::optional<Standby>());
+}
+
+void Exec::start(const ExecSpec& spec, const std::vector<std::string>& base_env, Standby standby) {
+    cgroup_ = standby.cgroup;
+    memory_events_ = std::move(standby.memory_events);
+    start(spec, base_env, std::optional(std::move(standby)));
+}
+
+void Exec::start(const ExecSpec& spec, const std::vector<std::string>& base_env, std::optional<Standby> standby) {
     started_at_ = clock_ns(CLOCK_MONOTONIC);
-    cgroup_ = std::move(cgroup_path);
     for (Output& output : outputs_) output.end_pending = true;
     if (spec.argv.empty() || spec.argv.front().empty()) return fail(127, ENOENT, "the command is empty");
     const auto has_zero = [](const std::vector<std::string>& list) {
@@ -194,7 +352,7 @@ void Exec::start(const ExecSpec& spec, const std::vector<std::string>& base_env,
     if (has_zero(spec.argv) || has_zero(spec.env)) return fail(126, EINVAL, "an argument contains a zero byte");
 
     Plan plan;
-    plan.superuser = ::geteuid() == 0;
+    const bool superuser = ::geteuid() == 0;
     std::string error;
     // One of our own is root's by number: nothing in the image has a say in it.
     std::optional<User> user = spec.builtin ? User{} : find_user(spec.user, read_small_file("/etc/passwd"), read_small_file("/etc/group"), error);
@@ -219,52 +377,62 @@ void Exec::start(const ExecSpec& spec, const std::vector<std::string>& base_env,
     plan.argv.push_back(nullptr);
     plan.env.push_back(nullptr);
 
+    const auto hand_over = [&](const UniqueFd& fd, gid_t group) {
+        if (::fchown(fd.get(), plan.user.uid, group) != 0) throw Error::from_errno("hand over a stream");
+    };
     try {
-        UniqueFd child_in, child_out, child_err, cgroup;
-        tty_ = spec.tty;
+        UniqueFd terminal_end, cgroup;
+        Streams streams;
+        tty_ = plan.tty = spec.tty;
         if (tty_) {
             UniqueFd terminal = open_file("/dev/ptmx", O_RDWR | O_NOCTTY | O_NONBLOCK);
             int unlock = 0;
             if (::ioctl(terminal.get(), TIOCSPTLCK, &unlock) != 0) throw Error::from_errno("unlock a terminal");
-            child_in = UniqueFd(::ioctl(terminal.get(), TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC));
-            if (!child_in) throw Error::from_errno("open a terminal");
-            if (plan.superuser && ::fchown(child_in.get(), plan.user.uid, static_cast<gid_t>(-1)) != 0) throw Error::from_errno("hand over a terminal");
+            terminal_end = UniqueFd(::ioctl(terminal.get(), TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC));
+            if (!terminal_end) throw Error::from_errno("open a terminal");
+            if (superuser) hand_over(terminal_end, static_cast<gid_t>(-1));
+            streams.start = make_pipe();
+            make_nonblocking(streams.start.read);
             outputs_[0].fd = std::move(terminal);
             input_fd_ = outputs_[0].fd.duplicate();
             resize(spec.cols, spec.rows);
-            plan.in = plan.out = plan.err = child_in.get();
+            plan.in = plan.out = plan.err = terminal_end.get();
         } else {
-            Pipe out = make_pipe(), err = make_pipe();
-            if (spec.has_stdin) {
-                Pipe in = make_pipe();
-                ::fcntl(in.write.get(), F_SETPIPE_SZ, pipe_size);
-                child_in = std::move(in.read);
-                input_fd_ = std::move(in.write);
-                make_nonblocking(input_fd_);
-            } else {
-                child_in = open_file("/dev/null", O_RDONLY);
+            // /dev/stdout and the like are opened anew by name: they must be the user's. They are root's already.
+            const auto hand_over_all = [&](std::initializer_list<const UniqueFd*> ends) {
+                if (superuser && (plan.user.uid != 0 || plan.user.gid != 0))
+                    for (const UniqueFd* end : ends) hand_over(*end, plan.user.gid);
+            };
+            if (standby) {
+                hand_over_all({&standby->in, &standby->out, &standby->err});
+                if (!is_told(*standby, order_for(plan, spec.has_stdin))) standby.reset();
             }
-            ::fcntl(out.write.get(), F_SETPIPE_SZ, pipe_size);
-            child_out = std::move(out.write), child_err = std::move(err.write);
-            outputs_[0].fd = std::move(out.read), outputs_[1].fd = std::move(err.read);
-            make_nonblocking(outputs_[0].fd), make_nonblocking(outputs_[1].fd);
-            // /dev/stdout and the like are opened anew by name: they must be the user's.
-            if (plan.superuser)
-                for (const UniqueFd* fd : {&child_in, &child_out, &child_err})
-                    if ((fd != &child_in || spec.has_stdin) && ::fchown(fd->get(), plan.user.uid, plan.user.gid) != 0) throw Error::from_errno("hand over a pipe");
-            plan.in = child_in.get(), plan.out = child_out.get(), plan.err = child_err.get();
+            if (standby) {
+                streams.in.write = std::move(standby->in), streams.out.read = std::move(standby->out);
+                streams.err.read = std::move(standby->err), streams.start.read = std::move(standby->start);
+                pid_ = standby->pid;
+            } else {
+                streams = make_streams(spec.has_stdin);
+                hand_over_all({&streams.out.read, &streams.err.read});
+                if (spec.has_stdin) hand_over_all({&streams.in.write});
+            }
+            outputs_[0].fd = std::move(streams.out.read), outputs_[1].fd = std::move(streams.err.read);
+            if (spec.has_stdin) input_fd_ = std::move(streams.in.write);
+            plan.in = streams.in.read.get(), plan.out = streams.out.write.get(), plan.err = streams.err.write.get();
         }
         input_closed_ = !input_fd_;
-        plan.tty = tty_;
-        Pipe failure = make_pipe();
-        plan.failure = failure.write.get();
-        if (!cgroup_.empty()) cgroup = open_file(cgroup_, O_RDONLY | O_DIRECTORY);
-        const pid_t pid = fork_into(cgroup.get());
-        if (pid < 0) throw Error::from_errno("fork");
-        if (pid == 0) become(plan);
-        pid_ = pid;
-        start_fd_ = std::move(failure.read);
-        make_nonblocking(start_fd_);
+        plan.failure = streams.start.write.get();
+        if (!standby) {
+            if (!cgroup_.empty()) cgroup = open_file(cgroup_, O_RDONLY | O_DIRECTORY);
+            const pid_t pid = fork_into(cgroup.get());
+            if (pid < 0) throw Error::from_errno("fork");
+            if (pid == 0) {
+                be_ordinary(plan.failure);
+                become(plan);
+            }
+            pid_ = pid;
+        }
+        start_fd_ = std::move(streams.start.read);
     } catch (const Error& e) {
         outputs_[0].fd.reset(), outputs_[1].fd.reset();
         close_input();
@@ -278,7 +446,9 @@ void Exec::start(const ExecSpec& spec, const std::vector<std::string>& base_env,
 void Exec::on_start() {
     if (!start_fd_) return;
     StartFailure failure;
-    const ssize_t n = ::read(start_fd_.get(), &failure, sizeof failure);
+    ssize_t n = 0;
+    do n = ::read(start_fd_.get(), &failure, sizeof failure);
+    while (n == sizeof failure && failure.stage == Stage::none);  // it stood by
     if (n < 0) return;  // not yet
     poll_.forget(start_fd_.get());
     start_fd_.reset();
@@ -301,7 +471,7 @@ void Exec::on_exit(int wait_status) {
         status.kind = WIFSIGNALED(wait_status) ? ExitStatus::Kind::signalled : ExitStatus::Kind::exited;
         status.exit_code = static_cast<std::uint8_t>(WIFEXITED(wait_status) ? WEXITSTATUS(wait_status) : 0);
         status.signal = static_cast<std::uint8_t>(WIFSIGNALED(wait_status) ? WTERMSIG(wait_status) : 0);
-        status.oom = !cgroup_.empty() && oom_kills(cgroup_) > 0;
+        status.oom = any_oom_kill(memory_events_);
     }
     status.wall_clock_ns = clock_ns(CLOCK_REALTIME);
     status.duration_ns = clock_ns(CLOCK_MONOTONIC) - started_at_;

@@ -26,6 +26,22 @@ public:
     virtual void forget(int fd) = 0;
 };
 
+// A process made ahead of the command that it is to become: in a cgroup of its own, with its pipes, waiting to be told. Making it
+// is most of what a start costs.
+struct Standby {
+    pid_t pid = 0;
+    std::string cgroup;
+    UniqueFd memory_events; // of its cgroup
+    UniqueFd in, out, err;  // our ends of its streams
+    UniqueFd order;         // what it is to become; without one it ends
+    UniqueFd start;         // its word: that it waits, then why it did not become that, or an end when it did
+    bool waits = false;     // it has said so
+};
+// Throws Error. The cgroup is empty where there are none.
+Standby stand_by(std::string cgroup);
+// What a standby says before it is told anything: false when it is of no use.
+bool hear(Standby& standby);
+
 // Lives until the host releases it. The main process's end is reported once what it wrote is on its way; processes it left
 // behind live on in the cgroup until killed.
 class Exec {
@@ -45,8 +61,11 @@ public:
     Exec(std::uint32_t number, Poll& poll);
     ~Exec();
 
-    // Forks. A command that cannot be started has a status of `not_started` at once or when its exec failed.
+    // Forks, or tells the standby what to become. A command that cannot be started has a status of `not_started` at once or when
+    // its exec failed.
     void start(const proto::agent::ExecSpec& spec, const std::vector<std::string>& base_env, std::string cgroup);
+    void start(const proto::agent::ExecSpec& spec, const std::vector<std::string>& base_env, Standby standby);
+    static bool may_use_standby(const proto::agent::ExecSpec& spec) noexcept { return !spec.tty; }
     void fail(int exit_code, int error_number, const std::string& what);
 
     void on_readable(Source stream);      // output
@@ -79,6 +98,7 @@ public:
     bool started_pending = false, exit_pending = false, input_ack_pending = false;
 
 private:
+    void start(const proto::agent::ExecSpec& spec, const std::vector<std::string>& base_env, std::optional<Standby> standby);
     void watch_output(Source source);
     void flush_input();
     void close_input();
@@ -88,6 +108,7 @@ private:
     Poll& poll_;
     pid_t pid_ = 0;
     std::string cgroup_;
+    UniqueFd memory_events_;
     bool tty_ = false;
     std::array<Output, 2> outputs_;
     Ring input_{proto::agent::input_window};

@@ -16,6 +16,7 @@
 #include <netinet/in.h>
 #include <signal.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
 #include <sys/socket.h>
@@ -80,31 +81,58 @@ void prepare_cgroups() {
 }
 
 // A text in memory, bound over a file: what is a guest's own is not on its disk, and is another's without a write to the disk.
-// Throws Error when it does not stand there.
-void stand_in(const std::string& text, const char* file, const char* over) {
-    const bool bound = ::access(file, F_OK) == 0;
-    {
-        const UniqueFd fd = open_file(file, O_WRONLY | O_CREAT | O_NOFOLLOW | O_NONBLOCK, 0444);
-        struct stat found{};
-        if (::fstat(fd.get(), &found) != 0) throw Error::from_errno(std::string("look at ") + file);
-        write_all(fd.get(), text);
-        if (found.st_size > static_cast<off_t>(text.size()) && ::ftruncate(fd.get(), static_cast<off_t>(text.size())) != 0)
-            throw Error::from_errno(std::string("cut ") + file);
-    }
-    if (bound) return;
-    struct stat found{};
-    if (::lstat(over, &found) == 0 && S_ISLNK(found.st_mode)) ::unlink(over);
-    const UniqueFd target(::open(over, O_CREAT | O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0444));
-    if (!target || ::mount(file, over, nullptr, MS_BIND, nullptr) != 0) throw Error::from_errno(std::string("put something in place of ") + over);
-}
+class StandIn {
+public:
+    StandIn(const char* file, const char* over) : file_(file), over_(over) {}
 
-// For what an image may not let us: one in which that is a directory, say.
-void try_to_stand_in(const std::string& text, const char* file, const char* over) {
-    try {
-        stand_in(text, file, over);
-    } catch (const Error& e) {
-        log(e.message());
+    // Throws Error when it does not stand there.
+    void show(const std::string& text) {
+        struct stat found{};
+        if (page_ && text.size() == size_ && ::fstat(fd_.get(), &found) == 0 && found.st_size == static_cast<off_t>(size_)) {
+            std::memcpy(page_, text.data(), size_);  // an emulated start consists of such calls into the kernel as this one saves
+            return;
+        }
+        if (!fd_) fd_ = open_file(file_, O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK, 0444);
+        if (::ftruncate(fd_.get(), 0) != 0 || ::lseek(fd_.get(), 0, SEEK_SET) != 0) throw Error::from_errno(std::string("cut ") + file_);
+        write_all(fd_.get(), text);
+        if (!bound_) bind();
+        bound_ = true;
+        if (page_) ::munmap(page_, size_);
+        size_ = text.size();
+        void* const mapped = ::mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_SHARED, fd_.get(), 0);
+        page_ = mapped == MAP_FAILED ? nullptr : mapped;
+        if (page_) std::memcpy(page_, text.data(), size_);  // from now on it is there, and ours to write
     }
+
+    // For what an image may not let us: one in which that is a directory, say.
+    void try_to_show(const std::string& text) {
+        try {
+            show(text);
+        } catch (const Error& e) {
+            log(e.message());
+        }
+    }
+
+private:
+    void bind() {
+        struct stat found{};
+        if (::lstat(over_, &found) == 0 && S_ISLNK(found.st_mode)) ::unlink(over_);
+        const UniqueFd target(::open(over_, O_CREAT | O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0444));
+        if (!target || ::mount(file_, over_, nullptr, MS_BIND, nullptr) != 0) throw Error::from_errno(std::string("put something in place of ") + over_);
+    }
+
+    const char* file_;
+    const char* over_;
+    UniqueFd fd_;
+    bool bound_ = false;
+    void* page_ = nullptr;
+    std::size_t size_ = 0;
+};
+
+// Of the same length for every name.
+std::string hosts_text(const std::string& name) {
+    const std::string own = name.empty() ? "" : "127.0.1.1\t" + name + "\n";
+    return "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n" + std::string(own.size() < 80 ? 80 - own.size() : 0, ' ') + "\n" + own;
 }
 
 }  // namespace
@@ -136,7 +164,6 @@ void mount_early() {
     prepare_cgroups();
     complete_dev();
     bring_up_loopback();
-    write_file("/proc/self/oom_score_adj", "-1000", O_WRONLY);
 }
 
 UniqueFd open_port(const std::string& name) {
@@ -206,7 +233,7 @@ void apply(const proto::agent::Identity& identity) {
     }
     if (!identity.entropy.empty()) {
         // Two guests restored from one image must not share a random number: stir, credit, and reseed at once.
-        const UniqueFd random = open_file("/dev/urandom", O_WRONLY);
+        static const UniqueFd random = open_file("/dev/urandom", O_WRONLY);
         std::vector<char> raw(sizeof(rand_pool_info) + identity.entropy.size());
         auto* pool = reinterpret_cast<rand_pool_info*>(raw.data());
         pool->entropy_count = static_cast<int>(identity.entropy.size() * 8);
@@ -216,11 +243,10 @@ void apply(const proto::agent::Identity& identity) {
         if (::ioctl(random.get(), RNDRESEEDCRNG, nullptr) != 0) throw Error::from_errno("reseed the random generator");
     }
     if (!identity.hostname.empty() && ::sethostname(identity.hostname.data(), identity.hostname.size()) != 0) throw Error::from_errno("set the host name");
+    static StandIn hosts("/run/hosts", "/etc/hosts"), machine_id("/run/machine-id", "/etc/machine-id"),
+        boot_id("/run/boot-id", "/proc/sys/kernel/random/boot_id");
     static const bool own_hosts = is_missing_or_empty("/etc/hosts");
-    if (own_hosts)
-        try_to_stand_in("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n" +
-                            (identity.hostname.empty() ? "" : "127.0.1.1\t" + identity.hostname + "\n"),
-                        "/run/hosts", "/etc/hosts");
+    if (own_hosts) hosts.try_to_show(hosts_text(identity.hostname));
     if (!identity.resolv_conf.empty()) {
         ::unlink("/etc/resolv.conf");  // often a link into a manager's directory that nobody runs here
         write_file("/etc/resolv.conf", identity.resolv_conf);
@@ -229,8 +255,8 @@ void apply(const proto::agent::Identity& identity) {
     }
     // A committed disk or a fork never carries another machine's id; and the kernel draws its own boot id once, which every
     // guest restored from one image has in its memory.
-    if (!identity.machine_id.empty()) try_to_stand_in(identity.machine_id + "\n", "/run/machine-id", "/etc/machine-id");
-    if (!identity.boot_id.empty()) stand_in(identity.boot_id + "\n", "/run/boot-id", "/proc/sys/kernel/random/boot_id");
+    if (!identity.machine_id.empty()) machine_id.try_to_show(identity.machine_id + "\n");
+    if (!identity.boot_id.empty()) boot_id.show(identity.boot_id + "\n");
     if (identity.workspace) mount_workspace(*identity.workspace);
 }
 

@@ -8,10 +8,13 @@
 #include <csignal>
 #include <fcntl.h>
 #include <filesystem>
+#include <fstream>
 #include <limits>
 #include <netinet/in.h>
+#include <set>
 #include <sys/socket.h>
 #include <sys/wait.h>
+#include <thread>
 #include <unistd.h>
 
 using namespace pyro;
@@ -41,6 +44,7 @@ public:
         if (!folder_.empty()) std::filesystem::remove_all(folder_);
     }
     std::string socket() const { return folder_ + "/agent"; }
+    pid_t pid() const { return pid_; }
 
 private:
     void run(UniqueFd listener) {
@@ -293,5 +297,91 @@ TEST_CASE("a command of the agent's own is its program, whoever the command was 
         REQUIRE(status.exit_code == 0);
         REQUIRE(out.starts_with("pyro-guest "));
         co_await connection.close();
+    });
+}
+
+namespace {
+
+// The processes whose parent it is, as the kernel tells it.
+std::vector<pid_t> children_of(pid_t parent) {
+    std::vector<pid_t> out;
+    for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
+        const pid_t pid = std::atoi(entry.path().filename().c_str());
+        if (pid <= 0) continue;
+        std::ifstream stat(entry.path() / "stat");
+        std::string line;
+        std::getline(stat, line);
+        const std::size_t name_end = line.rfind(") ");
+        if (name_end != std::string::npos && std::atoi(line.c_str() + name_end + 4) == parent) out.push_back(pid);
+    }
+    return out;
+}
+
+io::Task<std::string> output_of(Channel& channel, agent::ExecSpec spec, std::string input = {}) {
+    std::shared_ptr<ExecSession> session = channel.exec(spec);
+    if (spec.has_stdin) {
+        co_await session->write_stdin(std::move(input), never);
+        session->close_stdin();
+    }
+    std::string out, err;
+    const bool whole = co_await drain(session, out, err);
+    REQUIRE(whole);
+    co_return out + err;
+}
+
+}  // namespace
+
+TEST_CASE("a process stands by for the next command, holds nothing of others, and is done without when it is gone") {
+    AgentProcess process;
+    test::run_coro([&]() -> io::Task<void> {
+        Link made = co_await link(process.socket(), std::nullopt);
+        Channel& channel = *made.channel;
+        const agent::Identity identity;
+        channel.start(identity);
+        co_await channel.ready(never);
+        agent::ExecSpec spec = shell("echo $$ $PPID; cat; ls /proc/self/fd | wc -l; exit 4");
+        const std::string descriptors = "4\n";  // ls's own among them
+
+        for (const bool with_input : {true, false}) {
+            co_await channel.sync(never);  // a sync is answered when one waits
+            const std::vector<pid_t> waiting = children_of(process.pid());
+            REQUIRE(waiting.size() == 1);
+            std::set<std::string> held;
+            for (const auto& fd : std::filesystem::directory_iterator("/proc/" + std::to_string(waiting[0]) + "/fd")) {
+                std::error_code ignored;
+                const std::string target = std::filesystem::read_symlink(fd.path(), ignored).string();
+                held.insert(target.substr(0, target.find(':')));
+            }
+            REQUIRE_FALSE(held.contains("socket"));
+            REQUIRE_FALSE(held.contains("anon_inode"));
+            spec.has_stdin = with_input;
+            const std::string said = co_await output_of(channel, spec, "input\n");
+            REQUIRE(said == std::to_string(waiting[0]) + " " + std::to_string(process.pid()) + "\n" + (with_input ? "input\n" : "") + descriptors);
+        }
+
+        co_await channel.sync(never);
+        const pid_t doomed = children_of(process.pid()).at(0);
+        ::kill(doomed, SIGKILL);
+        while (!children_of(process.pid()).empty()) std::this_thread::yield();  // until the agent has collected it
+        const std::string said = co_await output_of(channel, spec);
+        REQUIRE(said.find(" " + std::to_string(process.pid()) + "\n") != std::string::npos);
+        REQUIRE_FALSE(said.starts_with(std::to_string(doomed) + " "));
+
+        // More than can be told at once.
+        co_await channel.sync(never);
+        agent::ExecSpec large = shell("echo ${#0}; exit 4");
+        large.argv.push_back(std::string(100'000, 'x'));
+        const std::string size = co_await output_of(channel, large);
+        REQUIRE(size == "100000\n");
+        // A program that is not there is said in the same way.
+        co_await channel.sync(never);
+        agent::ExecSpec none;
+        none.argv = {"/nowhere/at/all"};
+        none.cwd = "/";
+        std::shared_ptr<ExecSession> session = channel.exec(none);
+        wire::ExitStatus status = co_await session->exited(never);
+        REQUIRE(status.kind == wire::ExitStatus::Kind::not_started);
+        REQUIRE(status.exit_code == 127);
+        co_await made.close();
     });
 }
