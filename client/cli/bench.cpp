@@ -29,7 +29,7 @@ using namespace std::chrono_literals;
 using Clock = std::chrono::steady_clock;
 using Words = std::vector<std::string>;
 
-constexpr std::array<std::string_view, 8> row_names{"run", "restored", "cold", "create", "exec", "podman", "docker", "runsc"};
+constexpr std::array<std::string_view, 9> row_names{"run", "restored", "cold", "create", "exec", "reset", "podman", "docker", "runsc"};
 constexpr std::array<std::string_view, 3> runtime_names{"podman", "docker", "runsc"};
 constexpr std::size_t runs_per_cold_run = 4;  // one tells as much, and takes many times as long
 constexpr auto warming_patience = 20s;        // for a template and a spare to be made, where the host makes any
@@ -226,33 +226,30 @@ private:
         if (has({"run", "restored", "cold"}, name)) ++row(name).starts[json::parse(done.out).value("start", "unknown")];
     }
 
-    // Rows create and exec: a VM's life taken apart.
-    void create_and_exec() {
-        Words create = own_verb("vm", "create");
-        create.insert(create.end(), {"--id-only", "--ttl-seconds", "300", wanted_.environment});
-        const Finished created = run_program(create, nullptr);  // not interrupted: its VM would stay
-        if (created.status != 0) throw Error(ErrorCode::guest_failed, "vm create: " + last_line(created.err));
-        HeldVm vm(socket_, last_line(created.out));
-        Words start = own_verb("vm", "start");
-        start.push_back(vm.id());
-        const Finished started = run_program(start, &signals_);
-        if (started.status != 0) throw Error(ErrorCode::guest_failed, "vm start: " + last_line(started.err));
-        if (has(rows_, "create")) row("create").ms.push_back((created.wall + started.wall).count());
-        if (!has(rows_, "exec")) return;
-        proto::VmExecParams params;
-        params.vm_id = vm.id();
-        params.argv = command_;
-        Capture out, err;
-        Streams streams;
-        streams.out = {-1, &out};
-        streams.err = {-1, &err};
-        CallOptions options = interruptible();
-        options.on_progress = {};
-        options.streams = &streams;
-        const auto before = Clock::now();
-        daemon_.call<proto::VmExec>(params, options);
-        row("exec").ms.push_back(Milliseconds(Clock::now() - before).count());
-        vm.forget();
+    Finished workspace(const char* verb, const Words& words, Signals* signals) {
+        Words command = own_verb("workspace", verb);
+        command.insert(command.end(), words.begin(), words.end());
+        Finished done = run_program(command, signals);
+        if (done.status != 0) throw Error(ErrorCode::guest_failed, std::string("workspace ") + verb + ": " + last_line(done.err));
+        return done;
+    }
+
+    // Rows create, exec and reset: a workspace's day.
+    void work() {
+        const Finished created = workspace("create", {"--id-only", "--ttl-seconds", "300", wanted_.environment}, nullptr);  // not interrupted: it would stay
+        const std::string id = last_line(created.out);
+        const auto remove = [&](void*) {
+            Words words = own_verb("workspace", "delete");
+            words.push_back(id);
+            run_program(words, nullptr);
+        };
+        const std::shared_ptr<void> end(nullptr, remove);
+        if (has(rows_, "create")) row("create").ms.push_back(created.wall.count());
+        Words exec = own_verb("workspace", "exec");
+        exec.insert(exec.end(), {id, "--"});
+        exec.insert(exec.end(), command_.begin(), command_.end());
+        if (has(rows_, "exec")) timed("exec", exec);
+        if (has(rows_, "reset")) row("reset").ms.push_back(workspace("reset", {id}, &signals_).wall.count());
     }
 
     // One of each in turn, so that what else the host does falls upon all alike.
@@ -273,9 +270,10 @@ private:
         runs_pyro("run", "spare", 1);
         runs_pyro("restored", "restored", 1);
         runs_pyro("cold", "cold", runs_per_cold_run);
-        for (const char* name : {"create", "exec"})
+        const std::size_t before = measured_.size();
+        for (const char* name : {"create", "exec", "reset"})
             if (has(rows_, name)) measured_.push_back({name, {}, {}, {}});
-        if (has(rows_, "create") || has(rows_, "exec")) turns.push_back({"create", 1, [this] { create_and_exec(); }});
+        if (measured_.size() > before) turns.push_back({"workspace", 1, [this] { work(); }});
         for (const OtherRuntimes::Runtime& other : others) {
             turns.push_back({other.name, 1, [this, other] { timed(other.name, other.run); }});
             measured_.push_back({other.name, other.version, {}, {}});

@@ -73,7 +73,7 @@ struct BenchParams {
     static constexpr std::string_view doc = "Measure what VMs take on this host, beside other container runtimes that are installed.";
     std::string environment = "debian:12";
     std::int64_t runs = 20;
-    std::string rows = "run,restored,cold,create,exec,podman,docker,runsc";
+    std::string rows = "run,restored,cold,create,exec,reset,podman,docker,runsc";
     std::int64_t density = 0;
     std::string command = "git --version";
     static constexpr auto fields() {

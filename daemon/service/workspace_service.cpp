@@ -99,11 +99,16 @@ io::Task<proto::WorkspaceInfo> WorkspaceService::serve(proto::WorkspaceCreate, p
     request.ttl_seconds = params.ttl_seconds.value_or(0);
     request.idle_seconds = params.idle_seconds.value_or(0);
     request.at_best = static_cast<vm::StartKind>(params.start);
-    if (params.seed) request.seed = proto::to_wire(*params.seed).dump(-1, ' ', false, json::error_handler_t::replace);
     const std::shared_ptr<workspace::Workspace> reserved = workspaces_.reserve(request);
     std::exception_ptr failure;
     try {
         std::shared_ptr<const workspace::Seed> seed = co_await seed_for(params, call);
+        // A client that streams what it reads knows how much it was when that is over; here it is known by now.
+        if (seed && seed->files + seed->bytes > 0) {
+            params.seed->files = seed->files;
+            params.seed->bytes = seed->bytes;
+        }
+        if (params.seed) reserved->describe_seed(proto::to_wire(*params.seed).dump(-1, ' ', false, json::error_handler_t::replace));
         proto::Progress boot;
         boot.phase = "boot";
         call.progress(boot);

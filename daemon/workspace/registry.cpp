@@ -90,7 +90,6 @@ std::shared_ptr<Workspace> WorkspaceRegistry::reserve(const WorkspaceRequest& re
     row.created_at = row.last_activity_at = row.reset_at = std::time(nullptr);
     row.expires_at = request.ttl_seconds > 0 ? row.created_at + request.ttl_seconds : 0;
     row.idle_seconds = request.idle_seconds;
-    row.seed = request.seed;
     const std::string id = row.id;
     const auto workspace = std::make_shared<Workspace>(services_, std::move(row));
     workspaces_[id] = workspace;

@@ -18,7 +18,6 @@ struct WorkspaceRequest {
     std::string name;                            // empty: none
     std::string labels;                          // a JSON object
     std::int64_t ttl_seconds = 0, idle_seconds = 0;  // 0: never
-    std::string seed;                            // what the client says of it, a JSON object
     vm::StartKind at_best = vm::StartKind::spare;
 };
 

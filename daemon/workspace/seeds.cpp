@@ -123,7 +123,10 @@ io::Task<std::shared_ptr<const Seed>> SeedStore::receive(uid_t owner, UploadSour
             const std::string path = options_.directory + "/" + std::to_string(owner) + "/" + digest.hex() + ".ext4";
             const auto keep = [made, path] { install(made, path); };
             co_await io::offload(pool_, keep);
-            seed = hold(digest.str(), path);
+            auto received = std::make_shared<Seed>(*hold(digest.str(), path));
+            received->files = result.at("files").get<std::int64_t>();
+            received->bytes = result.at("bytes").get<std::int64_t>();
+            held_[path] = seed = std::move(received);
         } catch (const json::exception&) {
             failure = std::make_exception_ptr(env::unfitting_answer());
         } catch (...) {

@@ -18,6 +18,7 @@ namespace pyro::workspace {
 struct Seed {
     std::string digest;  // of the stream it was made of; "sha256:..."
     std::string path;    // raw ext4, only ever read
+    std::int64_t files = 0, bytes = 0;  // of the tree, where it was received just now; else 0
 };
 
 struct SeedOptions {

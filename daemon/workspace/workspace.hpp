@@ -43,6 +43,8 @@ public:
     std::optional<vm::StartKind> started_as() const noexcept { return started_as_; }
     const env::EnvironmentManifest& environment() const { return environment_->manifest(); }
 
+    // Before create(): what the client says of its seed, a JSON object.
+    void describe_seed(std::string seed) { row_.seed = std::move(seed); }
     // For a new one: its machine, from a spare or an image where `at_best` allows, and its row.
     io::Task<void> create(std::shared_ptr<const env::Lease> environment, std::shared_ptr<const Seed> seed, vm::StartKind at_best, std::stop_token stop);
     // For one that a row tells of, before the machines are taken up: reads its commands, and says what is known of those that ran.

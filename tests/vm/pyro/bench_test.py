@@ -13,7 +13,7 @@ from unittest import mock
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "..", "support"))
 import site_case  # noqa: E402
 
-OWN_ROWS = ["run", "restored", "cold", "create", "exec"]
+OWN_ROWS = ["run", "restored", "cold", "create", "exec", "reset"]
 
 # In podman's place, so that every host compares something: says what it was asked, and runs the command in the tree (with
 # a /dev/null, which a real one brings and git wants).
