@@ -277,13 +277,13 @@ struct WorkspaceDiffParams {
     std::string workspace_id;
     std::vector<std::string> paths;
     bool verify = false;
-    std::int64_t max_file_bytes = 1 << 20;
+    std::int64_t max_bytes = 64 << 20;
     static constexpr auto fields() {
         return std::array{
             field<&WorkspaceDiffParams::workspace_id>("workspace_id", "Id, unique beginning of an id, or name", limits::workspace),
             field<&WorkspaceDiffParams::paths>("paths", "Only these files and what is below these directories", {.cli = Cli::rest, .value = "PATH", .max = 1024, .defaulted = true}),
             field<&WorkspaceDiffParams::verify>("verify", "Read and compare every file, whatever the guest's file system says of them", limits::flag),
-            field<&WorkspaceDiffParams::max_file_bytes>("max_file_bytes", "Larger files are named, and not in the patch", {.value = "BYTES", .min = 0, .max = 64 << 20, .defaulted = true})};
+            field<&WorkspaceDiffParams::max_bytes>("max_bytes", "At most so much of a patch; files for which it has no room are named", {.value = "BYTES", .min = 0, .max = 64 << 20, .defaulted = true})};
     }
 };
 struct WorkspaceDiffResult {

@@ -1,5 +1,6 @@
 #include "daemon/service/file_service.hpp"
 
+#include "common/digest.hpp"
 #include "daemon/service/transfer.hpp"
 #include "daemon/service/viewer.hpp"
 #include "daemon/service/workspace_files.hpp"
@@ -100,6 +101,16 @@ Error rejected(Error error, const std::string& said) {
     }
     error.with_detail("rejections", text).with_detail("rejected", std::to_string(count));
     return error;
+}
+
+// What was shown as the workspace's difference is not any more what is there.
+io::Task<bool> changed_since_diff(std::shared_ptr<workspace::Workspace> workspace, std::stop_token stop) {
+    const workspace::Workspace::DiffSeen seen = workspace->diff_seen;
+    if (seen.digest.empty()) co_return false;
+    DiffOptions options;
+    options.max_bytes = seen.max_bytes;
+    const WorkspaceChanges now = co_await diff_of(std::move(workspace), std::move(options), std::move(stop));
+    co_return Digest::of(now.patch).str() != seen.digest;
 }
 
 proto::TransferResult result_of(const workspace::Workspace& workspace, const std::vector<files::Record>& records) {
@@ -210,8 +221,10 @@ io::Task<proto::WorkspaceDiffResult> FileService::serve(proto::WorkspaceDiff, pr
     DiffOptions options;
     options.paths = std::move(params.paths);
     options.verify = params.verify;
-    options.max_file_bytes = params.max_file_bytes;
+    const std::int64_t options_max = options.max_bytes = params.max_bytes;
+    const bool whole = options.paths.empty();
     WorkspaceChanges changes = co_await diff_of(workspace, std::move(options), call.stop());
+    if (whole) workspace->diff_seen = {options_max, Digest::of(changes.patch).str()};
     if (!changes.patch.empty()) co_await download->send(std::move(changes.patch), call.stop());
     download->finish();
     proto::WorkspaceDiffResult result;
@@ -245,6 +258,8 @@ io::Task<proto::TransferResult> FileService::serve(proto::WorkspaceExport, proto
     download->finish();
     workspace->count_export();
     proto::TransferResult result = result_of(*workspace, records);
+    const bool changed = co_await changed_since_diff(workspace, call.stop());
+    if (changed) result.notes.push_back("the workspace has changed since its last diff");
     result.stdout_bytes = static_cast<std::int64_t>(download->sent());
     co_return result;
 }

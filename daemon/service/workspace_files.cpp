@@ -3,11 +3,14 @@
 #include "common/error.hpp"
 #include "common/patch/patch.hpp"
 
+#include <map>
+
 namespace pyro::service {
 namespace {
 
 namespace files = proto::files;
 
+constexpr std::int64_t glance_bytes = 4 << 20;  // of a patch that is only counted
 constexpr const char* upper = "/.pyro/workspace/upper";
 constexpr const char* lower = "/.pyro/workspace/lower";
 
@@ -27,6 +30,23 @@ proto::FileChange change_of(const files::Change& said) {
     return change;
 }
 
+// By path, from the patch itself: it is what is handed on, whatever else the guest says of it.
+std::map<std::string, patch::Stat> count_lines(const std::string& text) {
+    std::map<std::string, patch::Stat> out;
+    if (text.empty()) return out;
+    try {
+        for (const patch::FilePatch& file : patch::parse_made(text)) {
+            const patch::Stat lines = patch::stat(file);
+            patch::Stat& sum = out[file.path()];  // what becomes another kind of file is deleted and made
+            sum.added += lines.added;
+            sum.deleted += lines.deleted;
+        }
+    } catch (const Error& e) {
+        throw Error(ErrorCode::guest_failed, "what the guest calls its diff is none: " + e.message(), "reset the workspace: it has not kept to itself");
+    }
+    return out;
+}
+
 }  // namespace
 
 std::vector<proto::FileChange> shown_changes(const std::vector<files::Record>& records) {
@@ -44,7 +64,7 @@ std::vector<proto::FileChange> shown_changes(const std::vector<files::Record>& r
 
 io::Task<WorkspaceChanges> diff_of(std::shared_ptr<workspace::Workspace> workspace, DiffOptions options, std::stop_token stop) {
     workspace::GuestProgram program;
-    program.words = {"files", "diff", "--upper", upper, "--lower", lower, "--max-bytes", std::to_string(options.max_file_bytes)};
+    program.words = {"files", "diff", "--upper", upper, "--lower", lower, "--max-bytes", std::to_string(options.max_bytes)};
     if (options.verify) program.words.push_back("--verify");
     program.words.push_back("--");
     for (std::string& path : options.paths) program.words.push_back(std::move(path));
@@ -53,10 +73,12 @@ io::Task<WorkspaceChanges> diff_of(std::shared_ptr<workspace::Workspace> workspa
     WorkspaceChanges out;
     out.changes = shown_changes(records);
     out.total = workspace::done_of(records).files;
-    try {
-        if (!answer.out.empty()) patch::parse_made(answer.out);
-    } catch (const Error& e) {
-        throw Error(ErrorCode::guest_failed, "what the guest calls its diff is none: " + e.message(), "reset the workspace: it has not kept to itself");
+    const std::map<std::string, patch::Stat> counted = count_lines(answer.out);
+    for (proto::FileChange& change : out.changes) {
+        const auto found = counted.find(change.path);
+        const patch::Stat lines = found == counted.end() ? patch::Stat() : found->second;
+        change.added = static_cast<std::int64_t>(lines.added);
+        change.removed = static_cast<std::int64_t>(lines.deleted);
     }
     out.patch = std::move(answer.out);
     co_return out;
@@ -64,8 +86,9 @@ io::Task<WorkspaceChanges> diff_of(std::shared_ptr<workspace::Workspace> workspa
 
 io::Task<WorkspaceChanges> changes_of(std::shared_ptr<workspace::Workspace> workspace, std::stop_token stop) {
     DiffOptions options;
-    options.max_file_bytes = 0;
+    options.max_bytes = glance_bytes;
     WorkspaceChanges changes = co_await diff_of(std::move(workspace), std::move(options), std::move(stop));
+    changes.patch.clear();
     co_return changes;
 }
 

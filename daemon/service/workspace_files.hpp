@@ -18,11 +18,11 @@ struct WorkspaceChanges {
 struct DiffOptions {
     std::vector<std::string> paths;
     bool verify = false;
-    std::int64_t max_file_bytes = 1 << 20;
+    std::int64_t max_bytes = 64 << 20;
 };
 // Against the baseline. Error(guest_failed) when what the guest says is no patch of files in the workspace.
 io::Task<WorkspaceChanges> diff_of(std::shared_ptr<workspace::Workspace> workspace, DiffOptions options, std::stop_token stop);
-// The same without the texts.
+// The same for a look at it: without the patch.
 io::Task<WorkspaceChanges> changes_of(std::shared_ptr<workspace::Workspace> workspace, std::stop_token stop);
 
 // The first of what a guest says, as much as an answer holds.

@@ -263,6 +263,7 @@ io::Task<void> Workspace::reset(std::stop_token stop) {
     const std::string old_disk = std::exchange(row_, std::move(row)).machine_id;
     machine_ = std::move(machine);
     started_as_ = machine_->started_as();
+    diff_seen = {};
     services_.machines.remove_disk(old_disk);
     co_await drop_execs(true);
 }

@@ -91,6 +91,12 @@ public:
 
     io::Task<void> update(state::WorkspaceRow row);  // name, labels, times; Error when it could not be written, and nothing changed
     void count_export();
+    // What the last whole diff was, for who wants to know whether it still is.
+    struct DiffSeen {
+        std::int64_t max_bytes = 0;
+        std::string digest;  // empty: there was none since the last reset, or start of the daemon
+    };
+    DiffSeen diff_seen;
     std::string execution_mode() const;
 
 private:

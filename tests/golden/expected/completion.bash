@@ -46,7 +46,7 @@ _pyro_flags() {
         'workspace file read') echo '--offset --max-bytes --content-only --json --socket --help' ;;
         'workspace file write') echo '--mode --text --text-file --json --socket --help' ;;
         'workspace patch apply') echo '--patch --patch-file --json --socket --help' ;;
-        'workspace diff') echo '--verify --max-file-bytes --json --socket --help' ;;
+        'workspace diff') echo '--verify --max-bytes --json --socket --help' ;;
         'workspace sync push') echo '--dest --json --socket --help' ;;
         'workspace export') echo '--output --force --json --socket --help' ;;
         'workspace reset') echo '--json --socket --help' ;;
@@ -117,7 +117,7 @@ _pyro_value() {
         'workspace file write --text-file') echo file ;;
         'workspace patch apply --patch') echo none ;;
         'workspace patch apply --patch-file') echo file ;;
-        'workspace diff --max-file-bytes') echo none ;;
+        'workspace diff --max-bytes') echo none ;;
         'workspace sync push --dest') echo none ;;
         'workspace export --output'|'workspace export -o') echo file ;;
         'bench --runs'|'bench -n') echo none ;;

@@ -220,7 +220,7 @@ complete -c pyro -n '__pyro_in workspace patch apply' -l patch-file -r -F -d 'Th
 complete -c pyro -n '__pyro_place 0 workspace patch apply' -a '(pyro __complete workspace 2>/dev/null)'
 
 complete -c pyro -n '__pyro_in workspace diff' -l verify -d 'Read and compare every file, whatever the guest\'s file system says of them'
-complete -c pyro -n '__pyro_in workspace diff' -l max-file-bytes -x -d 'Larger files are named, and not in the patch'
+complete -c pyro -n '__pyro_in workspace diff' -l max-bytes -x -d 'At most so much of a patch; files for which it has no room are named'
 complete -c pyro -n '__pyro_place 0 workspace diff' -a '(pyro __complete workspace 2>/dev/null)'
 
 complete -c pyro -n '__pyro_in workspace sync push' -l dest -x -d 'Directory in /workspace to put them in; made if missing'

@@ -357,7 +357,7 @@ _pyro_workspace_patch_apply() {
 _pyro_workspace_diff() {
     _arguments -s -S \
         --verify'[Read and compare every file, whatever the guest'\''s file system says of them]' \
-        --max-file-bytes='[Larger files are named, and not in the patch]:BYTES: ' \
+        --max-bytes='[At most so much of a patch; files for which it has no room are named]:BYTES: ' \
         --json'[Print one JSON document]' \
         --socket='[Socket of the daemon]:PATH:_files' \
         '(-h --help)'{-h,--help}'[Show help]' \

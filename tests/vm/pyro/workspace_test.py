@@ -368,8 +368,14 @@ class Workspaces(site_case.SiteCase):
         import tarfile
         with tarfile.open(fileobj=io.BytesIO(tar)) as got:
             names = {m.name.rstrip("/") for m in got.getmembers()}
-        self.assertEqual({n for n in names}, {"in", "in/here", "in/here/d", "in/here/d/x", "in/here/f"})
-        self.assertEqual(self.site.call("workspace.summary", workspace_id=ws)["exports"], 1)
+        self.assertEqual(names, {"in", "in/here", "in/here/d", "in/here/d/x", "in/here/f"})
+        self.assertEqual(done["notes"], [])
+        # What is taken out is said to be other than what was last shown, when it is.
+        streamed(self.site, "workspace.diff", workspace_id=ws)
+        self.assertEqual(streamed(self.site, "workspace.export", workspace_id=ws, path="in")[0]["notes"], [])
+        self.output(ws, "echo later >> in/here/f")
+        self.assertEqual(streamed(self.site, "workspace.export", workspace_id=ws, path="in")[0]["notes"], ["the workspace has changed since its last diff"])
+        self.assertEqual(self.site.call("workspace.summary", workspace_id=ws)["exports"], 3)
 
     # --- others
 
