@@ -432,6 +432,9 @@ class Wire(unittest.TestCase):
         self.assertEqual((taken_back["method"], taken_back["params"]["requestId"]), ("notifications/cancelled", question["id"]))
         self.assertTrue(server.call("test_sampling", {"prompt": "x"})["result"]["isError"])  # not declared
         self.assertEqual(server.call("test_ask_if_possible")["result"]["content"][0]["text"], "could ask")
+        pages_only = Server(self)
+        pages_only.initialize("2025-11-25", {"elicitation": {"url": {}}})
+        self.assertEqual(pages_only.call("test_ask_if_possible")["result"]["content"][0]["text"], "could not ask")
         older = Server(self)
         older.initialize("2025-03-26", {"elicitation": {}})  # that revision has none
         self.assertEqual(older.call("test_ask_if_possible")["result"]["content"][0]["text"], "could not ask")
