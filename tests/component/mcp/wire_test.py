@@ -546,7 +546,7 @@ class Wire(unittest.TestCase):
             self.assertEqual(server.stdout.read(), b"")
 
     def test_a_handler_that_hears_of_nothing(self):
-        server = self.server(version="2025-11-25")
+        server = self.server("100", "1", version="2025-11-25")
         server.request("tools/call", {"name": "test_deaf"}, id="d")
         server.call("test_await_waiting", {"gate": "deaf", "count": 1})
         self.assertEqual(server.end(), 0)
