@@ -36,7 +36,7 @@ public:
     // To a client that asked for messages of this level (see ServerOptions::logging).
     void log(LogLevel level, const ordered_json& data);
 
-    // Asks the client's user or model (elicitation/create, sampling/createMessage, roots/list) and returns the result.
+    // Asks the client's user or model (elicitation/create with a form, sampling/createMessage, roots/list) and returns the result.
     // With 2026-07-28 this throws through the handler, which is then run again from its start with the answer: what a handler
     // does before its last ask() must bear repetition, and `key` must name the question uniquely in it.
     // A client that did not declare the capability is refused; ask can_ask() where there is another way.

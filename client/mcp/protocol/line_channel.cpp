@@ -54,10 +54,8 @@ LineChannel::LineChannel(int in, int out, bool heed_signals)
 }
 
 LineChannel::~LineChannel() {
-    if (!heed_signals_) return;
-    handle(SIGTERM, SIG_DFL);
-    handle(SIGINT, SIG_DFL);
-    signalled_channel = -1;
+    // Signals stay heeded: one that comes while the process ends, as hosts send them one after the other, changes nothing.
+    if (heed_signals_) signalled_channel = -1;
 }
 
 LineChannel::End LineChannel::run(const std::function<void(std::string_view)>& on_line, const std::function<void()>& on_long_line) {

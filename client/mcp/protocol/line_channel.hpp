@@ -22,7 +22,7 @@ public:
 
     enum class End { closed, broken, signalled };  // end of input; nobody reads the output; SIGTERM or SIGINT
 
-    // Borrows both. `heed_signals`: SIGTERM and SIGINT end run(), once per process at a time.
+    // Borrows both. `heed_signals`: SIGTERM and SIGINT end run(), and do nothing else from here on; for one channel of a process at a time.
     LineChannel(int in, int out, bool heed_signals);
     ~LineChannel();
     LineChannel(const LineChannel&) = delete;

@@ -42,7 +42,7 @@ const std::string& Call::client_name() const { return request_->client_name; }
 bool Call::wants_progress() const { return !request_->progress_token.is_null(); }
 void Call::progress(double done, std::optional<double> total, std::string_view message) { session_.progress(*request_, done, total, message); }
 void Call::log(LogLevel level, const ordered_json& data) { session_.log(*request_, level, data); }
-bool Call::can_ask(std::string_view method) const { return session_.can_ask(*request_, method, false); }
+bool Call::can_ask(std::string_view method) const { return session_.can_ask(*request_, method); }
 json Call::ask(const std::string& key, std::string_view method, ordered_json params) { return session_.ask(*request_, key, method, std::move(params)); }
 json Call::elicit(const std::string& key, std::string_view message, ordered_json schema) {
     return ask(key, "elicitation/create", {{"message", message}, {"requestedSchema", std::move(schema)}});

@@ -465,24 +465,22 @@ void Session::log(const ActiveRequest& request, LogLevel level, const ordered_js
 
 // --- Asking the client
 
-bool Session::can_ask(const ActiveRequest& request, std::string_view method, bool by_url) const {
+bool Session::can_ask(const ActiveRequest& request, std::string_view method) const {
     if (!may_ask(request.method)) return false;
     const auto declared = request.capabilities.find(capability_of(method));
     if (declared == request.capabilities.end() || !declared->is_object()) return false;
     if (method != "elicitation/create") return true;
-    if (request.revision < since::elicitation) return false;
-    return by_url ? declared->contains("url") : declared->empty() || declared->contains("form");
+    // By forms, that is: the client may have said that it only opens pages.
+    return request.revision >= since::elicitation && (declared->empty() || declared->contains("form"));
 }
 
 json Session::ask(ActiveRequest& request, const std::string& key, std::string_view method, ordered_json params) {
-    const bool by_url = params.is_object() && params.contains("mode") && params["mode"] == "url";
-    if (!can_ask(request, method, by_url)) {
+    if (!can_ask(request, method)) {
         const std::string missing(capability_of(method));
         if (!is_modern(request.revision) || !may_ask(request.method))
             throw Error(ErrorCode::failed_precondition, "this needs " + missing + ", which the client does not offer", "use a client that does, or call without what needs it");
-        ordered_json form = ordered_json::object();
-        if (by_url) form["url"] = ordered_json::object();
-        throw ProtocolError(rpc_code::missing_client_capability, "the client did not declare " + missing, {{"requiredCapabilities", {{missing, std::move(form)}}}});
+        throw ProtocolError(rpc_code::missing_client_capability, "the client did not declare " + missing,
+                            {{"requiredCapabilities", {{missing, ordered_json::object()}}}});
     }
     if (is_modern(request.revision)) {
         if (const auto found = request.answers.find(key); found != request.answers.end()) return *found;

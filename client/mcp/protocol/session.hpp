@@ -61,7 +61,7 @@ public:
     // What Call is made of.
     void progress(ActiveRequest& request, double done, std::optional<double> total, std::string_view message);
     void log(const ActiveRequest& request, LogLevel level, const ordered_json& data);
-    bool can_ask(const ActiveRequest& request, std::string_view method, bool by_url) const;
+    bool can_ask(const ActiveRequest& request, std::string_view method) const;
     json ask(ActiveRequest& request, const std::string& key, std::string_view method, ordered_json params);
 
 private:

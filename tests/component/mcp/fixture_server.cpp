@@ -263,7 +263,7 @@ void add_prompts(Server& server) {
 
 }  // namespace
 
-// fixture_server [PAGE_SIZE]
+// fixture_server [PAGE_SIZE [GRACE_MS]]: a grace that only a handler which never stops outlasts, unless told.
 int main(int argc, char** argv) {
     Server server({
         .info = {.name = "fixture", .version = "1.2.3", .title = "Fixture", .description = "A server for tests", .website_url = "https://example.org/"},
@@ -273,7 +273,7 @@ int main(int argc, char** argv) {
         .resource_list_changes = true,
         .page_size = argc > 1 ? std::stoul(argv[1]) : 100,
         .progress_interval = std::chrono::milliseconds(0),
-        .grace = std::chrono::milliseconds(500),
+        .grace = std::chrono::milliseconds(argc > 2 ? std::stol(argv[2]) : 60'000),
     });
     add_content_tools(server);
     add_time_tools(server);

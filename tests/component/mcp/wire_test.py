@@ -432,6 +432,9 @@ class Wire(unittest.TestCase):
         self.assertEqual((taken_back["method"], taken_back["params"]["requestId"]), ("notifications/cancelled", question["id"]))
         self.assertTrue(server.call("test_sampling", {"prompt": "x"})["result"]["isError"])  # not declared
         self.assertEqual(server.call("test_ask_if_possible")["result"]["content"][0]["text"], "could ask")
+        pages_only = Server(self)
+        pages_only.initialize("2025-11-25", {"elicitation": {"url": {}}})
+        self.assertEqual(pages_only.call("test_ask_if_possible")["result"]["content"][0]["text"], "could not ask")
         older = Server(self)
         older.initialize("2025-03-26", {"elicitation": {}})  # that revision has none
         self.assertEqual(older.call("test_ask_if_possible")["result"]["content"][0]["text"], "could not ask")
@@ -543,7 +546,7 @@ class Wire(unittest.TestCase):
             self.assertEqual(server.stdout.read(), b"")
 
     def test_a_handler_that_hears_of_nothing(self):
-        server = self.server(version="2025-11-25")
+        server = self.server("100", "1", version="2025-11-25")
         server.request("tools/call", {"name": "test_deaf"}, id="d")
         server.call("test_await_waiting", {"gate": "deaf", "count": 1})
         self.assertEqual(server.end(), 0)
