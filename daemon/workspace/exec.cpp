@@ -57,6 +57,7 @@ std::shared_ptr<Exec> Exec::open(io::Executor executor, std::string directory) {
     }
     Journal out = Journal::open(directory + "/out"), err = Journal::open(directory + "/err");
     std::shared_ptr<Exec> exec(new Exec(std::move(executor), std::move(directory), std::move(record), std::move(out), std::move(err)));
+    if (exec->ended()) exec->close_journals();
     if (exec->ended()) exec->started_.set();
     return exec;
 }
@@ -185,6 +186,7 @@ void Exec::over() {
         // A full disk: the next daemon finds it running, and its guest without it.
     }
     session_.reset();
+    close_journals();
     started_.set();
     changed_.set();
     if (const auto tell = std::exchange(ended_, {})) tell();

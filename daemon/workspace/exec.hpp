@@ -71,6 +71,8 @@ private:
     bool too_far_ahead();
     void end(const agent::ExitStatus& status);
     void over();
+    // A workspace keeps many that ended: they hold no descriptors.
+    void close_journals() noexcept { out_.close(), err_.close(); }
     void save() const;
 
     io::Executor executor_;

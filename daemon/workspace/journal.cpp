@@ -29,7 +29,7 @@ Journal Journal::create(const std::string& path, std::uint64_t limit) {
     Header header;
     header.magic = magic;
     header.half = std::max<std::uint64_t>(limit / 2, 1);
-    Journal journal(open_file(path, O_RDWR | O_CREAT | O_EXCL), header);
+    Journal journal(path, open_file(path, O_RDWR | O_CREAT | O_EXCL), header);
     journal.write_header();
     return journal;
 }
@@ -41,7 +41,7 @@ Journal Journal::open(const std::string& path) {
     if (!whole || header.magic != magic || header.half == 0 || header.half > std::uint64_t{1} << 40 || header.lost_from > header.lost_until ||
         header.lost_until > header.total)
         throw Error(ErrorCode::failed_precondition, "the journal " + path + " is damaged", "the command's output is lost; its record is not");
-    return Journal(std::move(file), header);
+    return Journal(path, std::move(file), header);
 }
 
 std::uint64_t Journal::head_end() const noexcept {
@@ -93,7 +93,8 @@ Journal::Piece Journal::read(std::uint64_t offset, std::size_t limit) const {
     const Place place = place_of(offset, header_.half);
     const std::uint64_t kept_until = offset < head_end() ? head_end() : header_.total;
     piece.bytes.resize(static_cast<std::size_t>(std::min<std::uint64_t>({limit, kept_until - offset, place.border - place.at})));
-    const ssize_t got = ::pread(file_.get(), piece.bytes.data(), piece.bytes.size(), static_cast<off_t>(header_bytes + place.at));
+    const UniqueFd reopened = file_ ? UniqueFd() : open_file(path_, O_RDONLY);
+    const ssize_t got = ::pread(file_ ? file_.get() : reopened.get(), piece.bytes.data(), piece.bytes.size(), static_cast<off_t>(header_bytes + place.at));
     if (got != static_cast<ssize_t>(piece.bytes.size())) throw Error(ErrorCode::failed_precondition, "a journal was cut short", "the command's output is lost");
     return piece;
 }

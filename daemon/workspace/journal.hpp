@@ -8,7 +8,7 @@
 
 namespace pyro::workspace {
 
-// Owns one file: a header with the number of bytes that ever came, the head, and a ring with the tail. Offsets are absolute in the
+// Owns one file, open until close(): a header with the number of bytes that ever came, the head, and a ring with the tail. Offsets are absolute in the
 // stream. Written and read on the domain thread: the file is never synced, so both are copies to and from the page cache. A daemon
 // that is killed leaves a journal whose header is right or behind, never ahead.
 //
@@ -29,6 +29,9 @@ public:
     };
     Piece read(std::uint64_t offset, std::size_t limit) const;
 
+    // Nothing more is appended: from now on the file is open only while it is read.
+    void close() noexcept { file_.reset(); }
+
 private:
     struct Header {
         std::uint64_t magic = 0;
@@ -36,14 +39,15 @@ private:
         std::uint64_t total = 0;
         std::uint64_t lost_from = 0, lost_until = 0;     // the stretch in which something could not be written
     };
-    Journal(UniqueFd file, Header header) : file_(std::move(file)), header_(header) {}
+    Journal(std::string path, UniqueFd file, Header header) : path_(std::move(path)), file_(std::move(file)), header_(header) {}
     // Kept is what is before the one and from the other on.
     std::uint64_t head_end() const noexcept;
     std::uint64_t tail_begin() const noexcept;
     bool put(std::uint64_t offset, std::string_view bytes);
     void write_header();
 
-    UniqueFd file_;
+    std::string path_;
+    UniqueFd file_;  // none: closed
     Header header_;
 };
 

@@ -68,6 +68,19 @@ void Workspace::check_open() const {
         throw Error(ErrorCode::failed_precondition, "the workspace " + row_.id + " has failed: " + failure_, "pyro workspace delete " + row_.id);
 }
 
+template <class T>
+io::Task<T> Workspace::unless_deleted(io::Task<T> change, std::stop_token stop) {
+    const auto self = shared_from_this();
+    try {
+        co_return co_await std::move(change);
+    } catch (const Cancelled&) {
+        if (stop.stop_requested() || !closing_.stop_requested()) throw;
+    }
+    throw Error(ErrorCode::not_found, "the workspace " + row_.id + " was deleted meanwhile", "list yours: pyro workspace list");
+}
+template io::Task<void> Workspace::unless_deleted(io::Task<void>, std::stop_token);
+template io::Task<std::shared_ptr<vm::Machine>> Workspace::unless_deleted(io::Task<std::shared_ptr<vm::Machine>>, std::stop_token);
+
 vm::MachineRequest Workspace::machine_request() const {
     vm::MachineRequest request;
     request.owner_uid = row_.owner_uid;
@@ -111,7 +124,7 @@ io::Task<std::shared_ptr<vm::Machine>> Workspace::new_machine(vm::StartKind at_b
     std::rethrow_exception(failure);
 }
 
-io::Task<void> Workspace::create(std::shared_ptr<const env::Lease> environment, std::shared_ptr<const Seed> seed, vm::StartKind at_best, std::stop_token stop) {
+io::Task<void> Workspace::make(std::shared_ptr<const env::Lease> environment, std::shared_ptr<const Seed> seed, vm::StartKind at_best, std::stop_token stop) {
     const auto self = shared_from_this();
     const EitherStop either(stop, closing_.get_token());
     const auto turn = co_await gate_.acquire(either.token());
@@ -186,7 +199,7 @@ io::Task<void> Workspace::take_up(std::shared_ptr<const Seed> seed) {
     }
 }
 
-io::Task<std::shared_ptr<vm::Machine>> Workspace::running(std::stop_token stop) {
+io::Task<std::shared_ptr<vm::Machine>> Workspace::wake(std::stop_token stop) {
     const auto self = shared_from_this();
     check_open();
     if (state() == State::running) co_return machine_;
@@ -225,7 +238,7 @@ io::Task<void> Workspace::end_machine(const std::string& why) {
     co_await services_.machines.remove(machine);
 }
 
-io::Task<void> Workspace::stop(std::stop_token stop) {
+io::Task<void> Workspace::put_to_sleep(std::stop_token stop) {
     const auto self = shared_from_this();
     check_open();
     const EitherStop either(stop, closing_.get_token());
@@ -236,7 +249,7 @@ io::Task<void> Workspace::stop(std::stop_token stop) {
     co_await end_machine("the workspace was stopped");
 }
 
-io::Task<void> Workspace::reset(std::stop_token stop) {
+io::Task<void> Workspace::start_anew(std::stop_token stop) {
     const auto self = shared_from_this();
     check_open();
     const EitherStop either(stop, closing_.get_token());

@@ -46,7 +46,9 @@ public:
     // Before create(): what the client says of its seed, a JSON object.
     void describe_seed(std::string seed) { row_.seed = std::move(seed); }
     // For a new one: its machine, from a spare or an image where `at_best` allows, and its row.
-    io::Task<void> create(std::shared_ptr<const env::Lease> environment, std::shared_ptr<const Seed> seed, vm::StartKind at_best, std::stop_token stop);
+    io::Task<void> create(std::shared_ptr<const env::Lease> environment, std::shared_ptr<const Seed> seed, vm::StartKind at_best, std::stop_token stop) {
+        return unless_deleted(make(std::move(environment), std::move(seed), at_best, stop), stop);
+    }
     // For one that a row tells of, before the machines are taken up: reads its commands, and says what is known of those that ran.
     agent::Resumption read_execs();
     // And after that: its environment, its seed, and its machine where that still runs. What is missing makes it failed.
@@ -54,10 +56,10 @@ public:
 
     void check_open() const;  // Error where nothing can be done with it: it is being made, has failed, was deleted
     // The machine, running.
-    io::Task<std::shared_ptr<vm::Machine>> running(std::stop_token stop);
-    io::Task<void> stop(std::stop_token stop);
+    io::Task<std::shared_ptr<vm::Machine>> running(std::stop_token stop) { return unless_deleted(wake(stop), stop); }
+    io::Task<void> stop(std::stop_token stop) { return unless_deleted(put_to_sleep(stop), stop); }
     // A fresh disk with the same seed, under the same id. Until the new machine is there the old disk is kept.
-    io::Task<void> reset(std::stop_token stop);
+    io::Task<void> reset(std::stop_token stop) { return unless_deleted(start_anew(stop), stop); }
     // Ends and removes everything, the row last. Idempotent.
     io::Task<void> close();
     // Ends nothing: the machine and its commands go on, for the next daemon.
@@ -101,6 +103,13 @@ public:
 
 private:
     std::string exec_directory() const { return services_.directory + "/" + row_.id + "/exec"; }
+    // What its deletion interrupted is told so; `stop` is the caller's own.
+    template <class T>
+    io::Task<T> unless_deleted(io::Task<T> change, std::stop_token stop);
+    io::Task<void> make(std::shared_ptr<const env::Lease> environment, std::shared_ptr<const Seed> seed, vm::StartKind at_best, std::stop_token stop);
+    io::Task<std::shared_ptr<vm::Machine>> wake(std::stop_token stop);
+    io::Task<void> put_to_sleep(std::stop_token stop);
+    io::Task<void> start_anew(std::stop_token stop);
     vm::MachineRequest machine_request() const;
     vm::StartRequest start_request(vm::StartKind at_best) const;
     io::Task<std::shared_ptr<vm::Machine>> new_machine(vm::StartKind at_best, std::stop_token stop);
