@@ -10,7 +10,7 @@ namespace pyro::service {
 namespace {
 
 constexpr std::string_view root = "/workspace";
-constexpr std::chrono::seconds kill_patience{5};
+constexpr std::chrono::seconds exec_kill_patience{5};
 
 agent::ExecSpec spec_of(const proto::ExecStartParams& params, const workspace::Workspace& workspace) {
     proto::VmCommand command = params;
@@ -76,7 +76,7 @@ io::Task<proto::ExecOutcome> ExecService::serve(proto::ExecStart, proto::ExecSta
     // Whoever takes the call back wants the command ended; whoever only leaves does not.
     if (call.cancelled() && !exec->ended()) {
         exec->cancel();
-        io::Deadline patience(call.executor(), kill_patience, std::stop_token());
+        io::Deadline patience(call.executor(), exec_kill_patience, std::stop_token());
         try {
             co_await exec->wait_end(patience.token());
         } catch (const Cancelled&) {
@@ -128,7 +128,7 @@ io::Task<proto::ExecInfo> ExecService::serve(proto::ExecKill, proto::ExecKillPar
     const int number = signal_numbers[static_cast<std::size_t>(params.signal)];
     exec->signal(number);
     if (number == SIGKILL) {
-        io::Deadline patience(call.executor(), kill_patience, call.stop());
+        io::Deadline patience(call.executor(), exec_kill_patience, call.stop());
         try {
             co_await exec->wait_end(patience.token());
         } catch (const Cancelled&) {
