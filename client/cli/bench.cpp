@@ -46,9 +46,6 @@ Words split(const std::string& text, char separator) {
 
 bool has(const Words& words, std::string_view word) { return std::find(words.begin(), words.end(), word) != words.end(); }
 
-template <class E>
-std::string name_of(E value) { return std::string(enum_names(value)[static_cast<std::size_t>(value)]); }
-
 // Until something interrupts us, or the time is over.
 void pause(std::chrono::milliseconds time, Signals& signals) {
     pollfd waiting{signals.fd(), POLLIN, 0};

@@ -17,7 +17,7 @@ struct Command {
     std::string_view words;
     int (*run)(const Invocation&);
 };
-constexpr Command commands[] = {
+constexpr Command own_commands[] = {
     {"doctor", &doctor_command},
     {"demo", &demo_command},
     {"bench", &bench_command},
@@ -49,7 +49,7 @@ int dispatch(const Invocation& call) {
         write_stdout(help_text(call.topic));
         return status::ok;
     }
-    for (const auto& [words, command] : commands)
+    for (const auto& [words, command] : own_commands)
         if (words == call.verb->words) return command(call);
     return call_method(call);
 }
