@@ -28,13 +28,6 @@ std::string name_and_id(const proto::WorkspaceInfo& workspace) {
 // What the user can call it by.
 std::string handle(const proto::WorkspaceInfo& workspace) { return printable(workspace.name.value_or(workspace.workspace_id)); }
 
-// A source must be there, and readable, before anything is made.
-seed::SourceKind looked_at(const std::string& path) {
-    const seed::SourceKind kind = seed::source_kind(path);
-    open_file(path, O_RDONLY | O_NONBLOCK | O_NOCTTY);
-    return kind;
-}
-
 }  // namespace
 
 std::string workspace_table(const std::vector<proto::WorkspaceInfo>& workspaces, std::int64_t now, Style style) {
@@ -64,51 +57,6 @@ std::string summary_text(const proto::WorkspaceSummaryResult& summary, std::int6
     if (summary.changes_unknown) out += "changes:   unknown: " + printable(*summary.changes_unknown) + "\n";
     else section("changes:   ", summary.changes_total, summary.changes.size(), change_lines(summary.changes, 0));
     return out + "exports:   " + std::to_string(summary.exports) + "\n";
-}
-
-HostSource::HostSource(const std::string& path, seed::PackedCache cache)
-    : path_(path), cache_(std::move(cache)), kind_(looked_at(path)),
-      upload_([this](const seed::Sink& sink, std::stop_token stop) { pack(sink, stop); }, [this] { if (before_) after_ = seed::fingerprint(path_, kind_); }) {
-    ::clock_gettime(CLOCK_REALTIME, &began_);
-    if (cache_.enabled()) before_ = seed::fingerprint(path_, kind_);
-    if (before_) packed_ = cache_.find(path_, kind_, *before_);
-    found_ = packed_.has_value();
-}
-
-std::optional<Digest> HostSource::digest() const { return found_ ? std::optional(packed_->key) : std::nullopt; }
-
-proto::SeedInfo HostSource::info() const {
-    static_assert(static_cast<int>(proto::SeedSource::checkout) == static_cast<int>(seed::SourceKind::checkout));
-    proto::SeedInfo info;
-    info.source = static_cast<proto::SeedSource>(kind_);
-    info.path = valid_utf8(path_);
-    if (info.path.size() > 4096) info.path.resize(4096);
-    if (!packed_) return info;
-    info.files = static_cast<std::int64_t>(packed_->files);
-    info.bytes = static_cast<std::int64_t>(packed_->bytes);
-    info.skipped = static_cast<std::int64_t>(packed_->skipped_count);
-    if (!packed_->commit.empty()) info.commit = packed_->commit;
-    if (!packed_->branch.empty()) info.branch = valid_utf8(packed_->branch);
-    return info;
-}
-
-void HostSource::pack(const seed::Sink& sink, std::stop_token stop) {
-    seed::PackOptions options;
-    options.kind = kind_;
-    options.stop = stop;
-    seed::Packed packed = seed::pack(path_, sink, options);
-    if (found_ && packed.key != packed_->key) {
-        cache_.forget(path_, kind_);
-        throw Error(ErrorCode::failed_precondition, seed::printable(path_) + " has changed while it was looked at", "run it again");
-    }
-    packed_ = std::move(packed);
-}
-
-const seed::Packed& HostSource::taken() {
-    upload_.join();
-    if (before_ && after_) cache_.remember(path_, *packed_, *before_, began_, *after_);
-    if (!packed_) throw Error(ErrorCode::internal, "pyrod took no bytes of " + seed::printable(path_), "`pyro doctor` compares the versions");
-    return *packed_;
 }
 
 std::string taken_words(const seed::Packed& packed) {

@@ -2,9 +2,8 @@
 #pragma once
 #include "client/cli/commands.hpp"
 #include "client/cli/render.hpp"
-#include "client/cli/transfer.hpp"
 #include "client/cli/workspace_options.hpp"
-#include "client/seed/fingerprint.hpp"
+#include "client/transfer/host_source.hpp"
 
 namespace pyro::client {
 
@@ -19,31 +18,6 @@ std::string entry_rows(const std::vector<proto::FileEntry>& entries);
 std::string change_lines(const std::vector<proto::FileChange>& changes, std::int64_t left_out);  // as git's --stat, with what the patch lacks
 std::string rejection_text(const Error& error);  // of a patch: file, hunk, what it expects and what is there, as the daemon tells it
 std::string encode_base64(std::string_view bytes);
-
-// A directory, archive or checkout of this host on its way into a workspace, as a stream. It is looked at, and refused, at once.
-class HostSource {
-public:
-    // `cache`: what is known of sources that were packed before; a directory of "" is none.
-    HostSource(const std::string& path, seed::PackedCache cache);
-
-    proto::SeedInfo info() const;                        // as far as it is known yet
-    std::optional<Digest> digest() const;                // of the stream, where it was packed before
-    void connect(Streams& streams) { upload_.connect(streams); }
-    // After the call: what was taken. Remembers it.
-    const seed::Packed& taken();
-
-private:
-    void pack(const seed::Sink& sink, std::stop_token stop);
-
-    std::string path_;
-    seed::PackedCache cache_;
-    seed::SourceKind kind_;
-    timespec began_{};
-    std::optional<seed::Fingerprint> before_, after_;
-    std::optional<seed::Packed> packed_;                 // found in the cache, then what was packed
-    bool found_ = false;
-    Upload upload_;
-};
 
 // "120 files, 3.2 MiB" of the checkout /x at 0123456 (main).
 std::string taken_words(const seed::Packed& packed);

@@ -1,12 +1,11 @@
 // Files of a workspace: list, read, write; patches and diffs; export.
 #include "client/cli/terminal.hpp"
 #include "client/cli/workspace.hpp"
-#include "client/seed/unpack.hpp"
+#include "client/transfer/export_stream.hpp"
+#include "client/transfer/new_file.hpp"
 
 #include <algorithm>
 #include <cerrno>
-#include <fcntl.h>
-#include <stdio.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -214,91 +213,13 @@ int diff_command(const Invocation& call) {
 
 namespace {
 
-// Whether the tree beneath `prefix` is a directory or a file, by the first entries of the stream; what was read of it is read again.
-class ExportStream {
-public:
-    ExportStream(const seed::Source& rest, std::string prefix) : rest_(rest), prefix_(std::move(prefix)) {}
-
-    seed::Shape shape(std::stop_token stop) {
-        if (prefix_.empty()) return seed::Shape::tree;
-        const seed::Source recorded = [this] {
-            const std::string_view bytes = rest_();
-            read_ += bytes;
-            return bytes;
-        };
-        seed::TarReader tar(recorded, false, {}, stop);
-        for (seed::TarReader::Item item; tar.next(item);) {
-            const std::string path = seed::relative_path(item.entry.path);
-            if (path == prefix_ && item.entry.type == seed::EntryType::symlink)
-                throw Error(ErrorCode::invalid_argument, printable(prefix_) + " is a symbolic link", "name what it points to, or the directory it is in");
-            if (path == prefix_ && item.entry.type == seed::EntryType::file) return seed::Shape::file;
-            if (path == prefix_ || path.starts_with(prefix_ + "/")) return seed::Shape::tree;
-        }
-        return seed::Shape::tree;
-    }
-
-    std::string_view next() {
-        if (std::exchange(again_, false) && !read_.empty()) return read_;
-        return rest_();
-    }
-
-private:
-    const seed::Source& rest_;
-    std::string prefix_, read_;
-    bool again_ = true;
-};
-
-// As the stream has it: "/workspace/src/" is "src".
-std::string export_prefix(std::string path) {
-    constexpr std::string_view root = "/workspace";
-    if (path == root || path.starts_with(std::string(root) + "/")) path.erase(0, root.size());
-    while (path.starts_with('/')) path.erase(0, 1);
-    return seed::relative_path(path);
-}
-
-[[noreturn]] void exists_already(const std::string& path) {
-    throw Error(ErrorCode::failed_precondition, printable(path) + " exists", "name another destination, or replace what is there with --force");
-}
-
-// A file that is seen when it is whole: written beside its place, and moved there.
-class NewFile {
-public:
-    NewFile(std::string path, bool force) : path_(std::move(path)), force_(force) {
-        struct stat info {};
-        if (::lstat(path_.c_str(), &info) == 0 && !force_) exists_already(path_);
-        const std::size_t slash = path_.rfind('/');
-        temporary_ = (slash == std::string::npos ? std::string() : path_.substr(0, slash + 1)) + ".pyro-" + std::to_string(::getpid());
-        fd_ = open_file(temporary_, O_WRONLY | O_CREAT | O_EXCL, 0666);
-    }
-    ~NewFile() {
-        if (fd_) ::unlink(temporary_.c_str());
-    }
-    NewFile(const NewFile&) = delete;
-    NewFile& operator=(const NewFile&) = delete;
-    int fd() const { return fd_.get(); }
-    void place() {
-        if (::fsync(fd_.get()) != 0) throw Error::from_errno("write " + printable(path_));
-        if (::renameat2(AT_FDCWD, temporary_.c_str(), AT_FDCWD, path_.c_str(), force_ ? 0 : RENAME_NOREPLACE) != 0) {
-            if (errno == EEXIST) exists_already(path_);
-            throw Error::from_errno("write " + printable(path_));
-        }
-        fd_.reset();
-    }
-
-private:
-    std::string path_;
-    bool force_;
-    std::string temporary_;
-    UniqueFd fd_;
-};
-
 // workspace.diff into a file.
 int export_patch(const Invocation& call, const ExportOptions& own) {
     const auto asked = proto::from_wire<proto::WorkspaceExportParams>(call.params);
     proto::WorkspaceDiffParams params;
     params.workspace_id = asked.workspace_id;
     if (!export_prefix(asked.path).empty()) params.paths.push_back(asked.path);
-    NewFile file(own.output, own.force);
+    NewFile file(own.output, own.force, "--force");
     Streams streams;
     streams.out.fd = file.fd();
     Invocation diff = call;
@@ -326,7 +247,7 @@ int export_command(const Invocation& call) {
     // Said before anything is sent; unpack() makes sure of it.
     struct stat info {};
     const bool into_directory = !archive && ::stat(own.output.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
-    if (!own.force && !into_directory && ::lstat(own.output.c_str(), &info) == 0) exists_already(own.output);
+    if (!own.force && !into_directory && ::lstat(own.output.c_str(), &info) == 0) throw NewFile::exists_already(own.output, "--force");
 
     Connection daemon({call.globals.socket});
     Signals signals(call_signals);

@@ -60,6 +60,7 @@ public:
                 throw Error(ErrorCode::quota_exceeded, "the result is too large for one document", "take it without --json");
             *output_.whole += bytes;
         }
+        if (output_.take) output_.take(bytes);
         if (output_.fd >= 0) pending_ += bytes;
     }
     std::uint64_t total() const { return total_; }
@@ -114,6 +115,7 @@ public:
                 while (const auto signal = options_.signals->take()) on_signal(*signal);
         }
         if (cancelled_by_) throw Interrupted(*cancelled_by_);
+        if (stopped_) throw Cancelled();
         if (input_failure_) std::rethrow_exception(input_failure_);
         if (attach_error_ && error_ && error_->code() == ErrorCode::cancelled) throw *attach_error_;
         if (error_) throw connection_.explain(*error_);
@@ -138,7 +140,7 @@ private:
     }
 
     void require_whole_output() const {
-        if (!result_ || !options_.streams || cancelled_by_ || input_failure_) return;
+        if (!result_ || !options_.streams || cancelled_by_ || stopped_ || input_failure_) return;
         if (out_.total() >= expected_out_ && err_.total() >= expected_err_) return;
         if (attach_error_) throw *attach_error_;
         throw Error(ErrorCode::unavailable,
@@ -149,13 +151,13 @@ private:
 
     std::optional<Clock::time_point> deadline() const {
         std::optional<Clock::time_point> until;
-        if (cancelled_by_ || attach_error_ || input_failure_) until = cancel_deadline_;
+        if (cancelled_by_ || stopped_ || attach_error_ || input_failure_) until = cancel_deadline_;
         if (error_ && attach_ != Attach::none && attach_ != Attach::closed) until = until ? std::min(*until, leftover_deadline_) : leftover_deadline_;
         return until;
     }
 
     void wait() {
-        enum { rpc, attached, input, output, errors, signals, count };
+        enum { rpc, attached, input, output, errors, signals, stop, count };
         pollfd fds[count];
         const auto watch = [&](int slot, int fd, int events) { fds[slot] = {events ? fd : -1, static_cast<short>(events), 0}; };
         const bool attach_live = attach_ == Attach::greeting || attach_ == Attach::open;
@@ -167,11 +169,13 @@ private:
         watch(output, out_.fd(), out_.unwritten() ? POLLOUT : 0);
         watch(errors, err_.fd(), err_.unwritten() ? POLLOUT : 0);
         watch(signals, options_.signals ? options_.signals->fd() : -1, POLLIN);
+        watch(stop, options_.stop ? options_.stop->fd() : -1, stopped_ ? 0 : POLLIN);
 
         int timeout = -1;
         if (const auto until = deadline()) {
             const auto left = std::chrono::ceil<std::chrono::milliseconds>(*until - Clock::now()).count();
             if (cancelled_by_ && Clock::now() >= cancel_deadline_) throw Interrupted(*cancelled_by_);
+            if (stopped_ && Clock::now() >= cancel_deadline_) throw Cancelled();
             if (input_failure_ && Clock::now() >= cancel_deadline_) std::rethrow_exception(input_failure_);
             if (attach_error_ && Clock::now() >= cancel_deadline_) throw *attach_error_;
             timeout = static_cast<int>(std::max<std::int64_t>(left, 0));
@@ -180,6 +184,7 @@ private:
             if (errno == EINTR) return;
             throw Error::from_errno("wait for pyrod");
         }
+        if (fds[stop].revents) on_stop();
         if (fds[output].revents) write(out_);
         if (fds[errors].revents) write(err_);
         if (fds[rpc].revents & POLLOUT && !send_some(connection_.fd_.get(), unsent_)) unsent_.clear();  // an answer may be waiting
@@ -225,6 +230,12 @@ private:
         }
     }
 
+    void on_stop() {
+        if (options_.stop->what() == CallStop::What::leave) throw Left();
+        stopped_ = true;
+        cancel();
+    }
+
     void send_size() {
         if (!options_.streams || !options_.streams->window || attach_unsent_.size() > max_unsent) return;
         if (const auto size = options_.streams->window()) attach_unsent_ += proto::encode_resize({size->cols, size->rows});
@@ -236,6 +247,7 @@ private:
         while (!answered() && take_line(connection_.unread_, scanned_, line)) on_message(line);
         if (open || answered()) return;
         if (cancelled_by_) throw Interrupted(*cancelled_by_);
+        if (stopped_) throw Cancelled();
         if (input_failure_) std::rethrow_exception(input_failure_);
         throw Error(ErrorCode::unavailable, "pyrod closed the connection before " + method_ + " had ended", "it was stopped or failed; its log says more, `pyro doctor` says how it is");
     }
@@ -399,7 +411,7 @@ private:
     std::size_t attach_scanned_ = 0;
     proto::FrameDecoder frames_{proto::Side::daemon};
     StreamWriter out_, err_;
-    bool in_open_ = false, any_output_ = false, ctrl_p_ = false;
+    bool in_open_ = false, any_output_ = false, ctrl_p_ = false, stopped_ = false;
     std::exception_ptr input_failure_;
 
     std::optional<int> cancelled_by_;

@@ -13,6 +13,7 @@
 #include <grp.h>
 #include <poll.h>
 #include <pwd.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -69,6 +70,16 @@ std::string upgrade_hint(std::string_view daemon) {
 }
 
 }  // namespace
+
+CallStop::CallStop() : fd_(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
+    if (!fd_) throw Error::from_errno("make an event");
+}
+
+void CallStop::ask(What what) noexcept {
+    What nothing = What::nothing;
+    if (!what_.compare_exchange_strong(nothing, what)) return;
+    [[maybe_unused]] const int written = ::eventfd_write(fd_.get(), 1);
+}
 
 UniqueFd connect_to(const std::string& path, std::chrono::milliseconds patience) {
     sockaddr_un address{};

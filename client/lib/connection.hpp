@@ -12,6 +12,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <functional>
@@ -52,11 +53,28 @@ public:
     const char* what() const noexcept override { return "the reader of the output has gone"; }
 };
 
-// Where a stream of the command goes: a file descriptor or memory.
+// Ends a call from another thread, before it begins or while it runs. What was asked for once holds for every call it is given to.
+class CallStop {
+public:
+    enum class What { nothing, cancel, leave };
+    CallStop();
+    void cancel() noexcept { ask(What::cancel); }  // the daemon ends what it does; the call throws Cancelled
+    void leave() noexcept { ask(What::leave); }    // the connection is closed, what it was attached to goes on; the call throws Left
+    What what() const noexcept { return what_; }
+    int fd() const noexcept { return fd_.get(); }  // readable once something was asked for
+
+private:
+    void ask(What what) noexcept;
+    UniqueFd fd_;
+    std::atomic<What> what_ = What::nothing;
+};
+
+// Where a stream of the command goes: a file descriptor, memory, or whoever takes it.
 struct Output {
     int fd = -1;
     Capture* capture = nullptr;
     std::string* whole = nullptr;  // all of it, for what the request itself bounds
+    std::function<void(std::string_view)> take = {};
 };
 inline constexpr std::size_t max_whole = (std::size_t{1} << 30) + (64u << 10);
 
@@ -87,6 +105,7 @@ struct CallOptions {
     std::function<void(const proto::Progress&)> on_progress;
     Signals* signals = nullptr;  // INT, TERM, HUP and QUIT cancel the call (the second one leaves at once); WINCH resizes
     bool signals_leave = false;  // those four close the connection instead: what it was attached to goes on
+    CallStop* stop = nullptr;
     Streams* streams = nullptr;  // for methods that stream
 };
 

@@ -180,17 +180,39 @@ void copy_index(const Repository& repository, const std::string& name, const std
     }
 }
 
+// Behind the options of git itself.
+std::string subcommand(const std::vector<std::string>& arguments) {
+    std::size_t at = 0;
+    while (at + 2 < arguments.size() && arguments[at] == "-c")
+        at += 2;
+    return arguments[at];
+}
+
 }  // namespace
 
-void Git::run(const std::vector<std::string>& arguments, int input, const Sink& output) const {
+std::vector<std::string> Git::environment() const {
     // Nothing of the caller's environment but the way to git: no GIT_* variable, no configuration of the user or the system, no
     // editor, pager, prompt, credential helper, proxy or protocol.
     const char* path = std::getenv("PATH");
-    std::vector<std::string> environment{
-        std::string("PATH=") + (path && *path ? path : "/usr/local/bin:/usr/bin:/bin"), "HOME=" + directory_, "XDG_CONFIG_HOME=" + directory_,
-        "LC_ALL=C", "GIT_DIR=" + directory_, "GIT_WORK_TREE=" + directory_ + "/worktree", "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_SYSTEM=/dev/null", "GIT_CONFIG_GLOBAL=/dev/null",
+    std::vector<std::string> variables{
+        std::string("PATH=") + (path && *path ? path : "/usr/local/bin:/usr/bin:/bin"), "XDG_CONFIG_HOME=" + directory_,
+        "LC_ALL=C", "GIT_DIR=" + directory_, "GIT_WORK_TREE=" + (work_tree_.empty() ? directory_ + "/worktree" : work_tree_),
+        "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_SYSTEM=/dev/null", "GIT_CONFIG_GLOBAL=/dev/null",
         "GIT_ATTR_NOSYSTEM=1", "GIT_NO_REPLACE_OBJECTS=1", "GIT_NO_LAZY_FETCH=1", "GIT_OPTIONAL_LOCKS=0", "GIT_TERMINAL_PROMPT=0",
-        "GIT_ALLOW_PROTOCOL=", "GIT_PAGER=cat", "GIT_EDITOR=false", "GIT_ASKPASS=false", "GIT_SSH_COMMAND=false"};
+        "GIT_PAGER=cat", "GIT_EDITOR=false", "GIT_ASKPASS=false", "GIT_LFS_SKIP_SMUDGE=1"};
+    if (work_tree_.empty()) {
+        variables.insert(variables.end(), {"HOME=" + directory_, "GIT_ALLOW_PROTOCOL=", "GIT_SSH_COMMAND=false"});
+        return variables;
+    }
+    variables.insert(variables.end(), {"GIT_ALLOW_PROTOCOL=file:git:http:https:ssh", "GIT_SSH_COMMAND=ssh -oBatchMode=yes"});
+    for (const char* name : {"HOME", "SSH_AUTH_SOCK", "http_proxy", "https_proxy", "all_proxy", "no_proxy", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"})
+        if (const char* value = std::getenv(name))
+            variables.push_back(std::string(name) + "=" + value);
+    return variables;
+}
+
+void Git::run(const std::vector<std::string>& arguments, int input, const Sink& output) const {
+    std::vector<std::string> variables = environment();
     std::vector<std::string> words{"git", "--no-pager"};
     words.insert(words.end(), arguments.begin(), arguments.end());
     const auto pointers = [](std::vector<std::string>& strings) {
@@ -200,7 +222,7 @@ void Git::run(const std::vector<std::string>& arguments, int input, const Sink& 
         out.push_back(nullptr);
         return out;
     };
-    const std::vector<char*> argv = pointers(words), envp = pointers(environment);
+    const std::vector<char*> argv = pointers(words), envp = pointers(variables);
 
     int ends[2];
     if (::pipe2(ends, O_CLOEXEC) != 0)
@@ -253,7 +275,7 @@ void Git::run(const std::vector<std::string>& arguments, int input, const Sink& 
     if (WIFEXITED(status) && WEXITSTATUS(status) == 0)
         return;
     ::lseek(complaints.get(), 0, SEEK_SET);
-    throw Error(ErrorCode::failed_precondition, "git " + arguments.front() + " failed: " + printable(trimmed(read_up_to(complaints.get(), 4096))),
+    throw Error(ErrorCode::failed_precondition, "git " + subcommand(arguments) + " failed: " + printable(trimmed(read_up_to(complaints.get(), 4096))),
                 "see whether `git fsck` finds the repository whole");
 }
 
@@ -261,7 +283,7 @@ std::string Git::run(const std::vector<std::string>& arguments, int input) const
     std::string all;
     run(arguments, input, [&](std::string_view bytes) {
         if (all.size() + bytes.size() > output_limit)
-            checkout_invalid("git " + arguments.front() + " says more than " + std::to_string(output_limit) + " bytes", "see what the commit of HEAD looks like");
+            checkout_invalid("git " + subcommand(arguments) + " says more than " + std::to_string(output_limit) + " bytes", "see what the commit of HEAD looks like");
         all += bytes;
     });
     return all;
@@ -297,6 +319,9 @@ Repository Repository::find(const std::string& path, const Git& git) {
         found.top = parent_of(found.top);
     }
     found.top_fd = open_file(found.top.empty() ? "/" : found.top, O_PATH | O_DIRECTORY);
+    // A link that was put in its place meanwhile would lead elsewhere.
+    if (real_path("/proc/self/fd/" + std::to_string(found.top_fd.get())) != (found.top.empty() ? "/" : found.top))
+        checkout_invalid(printable(found.top) + " was replaced while it was looked at", "try again when nothing changes it");
     const std::string dot_git = found.top + "/.git";
     if (S_ISDIR(info.st_mode)) {
         found.git_directory = found.common_directory = dot_git;
@@ -365,6 +390,26 @@ Repository Repository::find(const std::string& path, const Git& git) {
     found.commit = at;
     found.sha256 = at.size() == 64;
     return found;
+}
+
+void clone(const std::string& url, const std::string& ref, const std::string& directory, std::stop_token stop) {
+    if (url.empty() || url.starts_with('-') || ref.starts_with('-'))
+        throw Error(ErrorCode::invalid_argument, printable(url + " " + ref) + " names no repository", "give a URL and a branch, tag or commit");
+    make_directory(directory + "/.git");
+    const Git git(directory + "/.git", directory, std::move(stop));
+    git.run({"init", "--quiet", "--template="});
+    const std::vector<std::string> safe{"-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", "-c", "core.attributesFile=/dev/null", "-c", "gc.auto=0"};
+    const auto run = [&](std::vector<std::string> words) {
+        words.insert(words.begin(), safe.begin(), safe.end());
+        git.run(words);
+    };
+    try {
+        run({"fetch", "--quiet", "--depth=1", "--no-tags", "--no-recurse-submodules", "--no-write-commit-graph", url, ref.empty() ? "HEAD" : ref});
+        run({"checkout", "--quiet", "--detach", "FETCH_HEAD"});
+    } catch (const Error& e) {
+        throw Error(e.code(), "cannot clone " + printable(url) + (ref.empty() ? "" : " at " + printable(ref)) + ": " + e.message(),
+                    "see whether `git ls-remote " + printable(url) + "` works without a prompt");
+    }
 }
 
 void borrow(const Repository& repository, const std::string& directory) {

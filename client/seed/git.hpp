@@ -21,6 +21,10 @@ namespace pyro::client::seed {
 class Git {
 public:
     Git(std::string directory, std::stop_token stop) : directory_(std::move(directory)), stop_(std::move(stop)) {}
+    // For a repository with a work tree, whose remote may be asked: as the user (keys, agent, proxies), without a prompt, and by
+    // no protocol that runs a program of the remote's choosing.
+    Git(std::string directory, std::string work_tree, std::stop_token stop)
+        : directory_(std::move(directory)), work_tree_(std::move(work_tree)), stop_(std::move(stop)) {}
 
     // `input`: a descriptor to read from its current position, -1 for none. Throws failed_precondition with what git said when
     // it fails or is not there; what `output` throws ends git.
@@ -30,7 +34,10 @@ public:
     void records(const std::vector<std::string>& arguments, int input, char end, const std::function<void(std::string_view)>& record) const;
 
 private:
+    std::vector<std::string> environment() const;
+
     std::string directory_;
+    std::string work_tree_;  // empty: none, and no remote
     std::stop_token stop_;
 };
 
@@ -50,6 +57,9 @@ struct Repository {
     // Finds the checkout that `path` is, or is somewhere in. `git` is for reading configuration files that belong to no repository.
     static Repository find(const std::string& path, const Git& git);
 };
+
+// Fetches one commit of `url` (its HEAD, unless `ref` says otherwise) and checks it out in `directory` (existing, empty).
+void clone(const std::string& url, const std::string& ref, const std::string& directory, std::stop_token stop);
 
 // Makes `directory` (existing, empty) a repository with the objects and the index of `repository`.
 void borrow(const Repository& repository, const std::string& directory);

@@ -51,6 +51,10 @@ public:
             entry.path = relative_path(entry.path);
             if (strip(entry))
                 continue;
+            if (options_.leave_out && options_.leave_out(entry.path)) {
+                ++taken.left_out;
+                continue;
+            }
             check(entry, shown);
             return true;
         }
@@ -243,8 +247,9 @@ public:
         while (destination_.size() > 1 && destination_.ends_with('/'))
             destination_.pop_back();
         struct stat info {};
-        if (options.shape == Shape::tree && ::stat(destination_.c_str(), &info) == 0 && S_ISDIR(info.st_mode)) {
-            base_ = open_file(destination_, O_RDONLY | O_DIRECTORY);
+        const auto look = options.follow ? &::stat : &::lstat;
+        if (options.shape == Shape::tree && look(destination_.c_str(), &info) == 0 && S_ISDIR(info.st_mode)) {
+            base_ = open_file(destination_, O_RDONLY | O_DIRECTORY | (options.follow ? 0 : O_NOFOLLOW));
             return;
         }
         const std::size_t slash = destination_.rfind('/');

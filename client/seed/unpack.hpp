@@ -1,6 +1,7 @@
 // Exports: a canonical tar stream from a guest, which may be hostile, becomes files below a destination that the user named.
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <stop_token>
 #include <string>
 
@@ -19,6 +20,9 @@ struct UnpackOptions {
     // What of the stream becomes the destination ("src/lib" where the guest was asked for that): its names are taken without it, and
     // everything else in the stream is refused. Empty: all of it.
     std::string prefix;
+    // Names of the stream, without the prefix, that are not written; none of their kind are told to be in the way either.
+    std::function<bool(std::string_view path)> leave_out = {};
+    bool follow = true;  // the destination may be a link; else that is refused
     bool force = false;  // replace files and links that are there. Never a directory by something else
     Limits limits;       // `ratio` does not matter: nothing is packed
     std::stop_token stop;
@@ -27,6 +31,7 @@ struct UnpackOptions {
 struct Unpacked {
     std::uint64_t files = 0, directories = 0, symlinks = 0;
     std::uint64_t bytes = 0;  // of files
+    std::uint64_t left_out = 0;
 };
 
 // Everything is unpacked beside its place first and moved there when all of it has come and nothing is in the way: on an error

@@ -1,4 +1,4 @@
-#include "client/cli/transfer.hpp"
+#include "client/transfer/transfer.hpp"
 
 #include <cerrno>
 #include <csignal>
