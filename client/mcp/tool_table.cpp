@@ -99,7 +99,7 @@ const std::vector<ToolSpec>& specs() {
          .description = "Apply a patch to /workspace, to all of its files or to none. Exact, no fuzz: a hunk that does not fit is refused with what is there; read the file and mend the patch.",
          .own = &type_of<PatchOwn>, .result_more = goes, .handle = "operation_id", .destructive = false},
         {.name = "workspace_diff", .title = "What changed", .description = "What changed in /workspace since the workspace was created: a patch for git apply. Build output shows up too: give the paths you care for.",
-         .left_out = {"max_file_bytes"}, .full_only = {"verify"}, .changes = {{.name = "paths", .doc = "Only these and what is below them"}},
+         .left_out = {"max_bytes"}, .full_only = {"verify"}, .changes = {{.name = "paths", .doc = "Only these and what is below them"}},
          .own = repeated, .result_more = &type_of<DiffMore>, .handle = "operation_id", .idempotent = true},
         {.name = "workspace_export", .title = "Copy files out", .description = "Write a file or directory of a workspace to the user's host, below the project. Refuses existing files without overwrite, and never writes into .git.",
          .own = &type_of<ExportOwn>, .result = &type_of<Exported>, .handle = "operation_id", .read_only = false, .destructive = true},
