@@ -115,6 +115,16 @@ std::string real_path(const std::string& path) {
     return real.get();
 }
 
+// Where it is at this moment: the kernel's word, with no name of the path looked up again.
+std::string path_of(int fd) {
+    std::string path(PATH_MAX, '\0');
+    const ssize_t n = ::readlink(("/proc/self/fd/" + std::to_string(fd)).c_str(), path.data(), path.size());
+    if (n < 0)
+        throw Error::from_errno("look at a directory");
+    path.resize(static_cast<std::size_t>(n));
+    return path;
+}
+
 std::string resolved(const std::string& base, const std::string& path) { return path.starts_with('/') ? path : base + "/" + path; }
 std::string parent_of(const std::string& path) { return path.substr(0, path.rfind('/')); }
 
@@ -312,7 +322,7 @@ void Git::records(const std::vector<std::string>& arguments, int input, char end
 Repository Repository::find(const std::string& path, const Git& git) {
     Repository found;
     struct stat info {};
-    found.top = real_path(path);
+    found.top = path_of(open_file(path, O_PATH).get());
     while (::lstat((found.top + "/.git").c_str(), &info) != 0) {
         if (found.top.empty())
             throw Error(ErrorCode::invalid_argument, printable(path) + " is in no Git checkout", "name a checkout, or take the directory as a plain one");
@@ -320,7 +330,7 @@ Repository Repository::find(const std::string& path, const Git& git) {
     }
     found.top_fd = open_file(found.top.empty() ? "/" : found.top, O_PATH | O_DIRECTORY);
     // A link that was put in its place meanwhile would lead elsewhere.
-    if (real_path("/proc/self/fd/" + std::to_string(found.top_fd.get())) != (found.top.empty() ? "/" : found.top))
+    if (path_of(found.top_fd.get()) != (found.top.empty() ? "/" : found.top))
         checkout_invalid(printable(found.top) + " was replaced while it was looked at", "try again when nothing changes it");
     const std::string dot_git = found.top + "/.git";
     if (S_ISDIR(info.st_mode)) {

@@ -1,6 +1,8 @@
 #include "client/cli/commands.hpp"
 #include "client/cli/help.hpp"
 #include "client/cli/verbs.hpp"
+#include "client/mcp/protocol/wire_forms.hpp"
+#include "client/mcp/shim.hpp"
 #include "common/unique_fd.hpp"
 #include "proto/api.hpp"
 #include "proto/describe.hpp"
@@ -77,6 +79,24 @@ TEST_CASE("completion scripts") {
     golden(expected_dir / "completion.bash", client::completion_script(client::Shell::bash));
     golden(expected_dir / "completion.zsh", client::completion_script(client::Shell::zsh));
     golden(expected_dir / "completion.fish", client::completion_script(client::Shell::fish));
+}
+
+TEST_CASE("tools of chat hosts") {
+    const auto of = [](const char* name, shim::Profile profile, shim::Mode mode) {
+        shim::ServeOptions options;
+        options.profile = profile;
+        options.mode = mode;
+        mcp::ordered_json tools = mcp::ordered_json::array();
+        for (const std::string_view tool : shim::tools_of(options)) tools.push_back(mcp::to_wire(shim::definition(tool, options), mcp::stateless));
+        const std::string instructions = shim::instructions(options);
+        CHECK(instructions.size() < 2048);
+        golden(expected_dir / "mcp" / (std::string(name) + ".json"), mcp::ordered_json{{"instructions", instructions}, {"tools", tools}}.dump(2) + "\n");
+    };
+    of("vm-run", shim::Profile::vm_run, shim::Mode::none);
+    of("workspace-core", shim::Profile::workspace_core, shim::Mode::none);
+    of("workspace-full", shim::Profile::workspace_full, shim::Mode::none);
+    of("repro-fix", shim::Profile::workspace_core, shim::Mode::repro_fix);
+    of("inspect", shim::Profile::workspace_core, shim::Mode::inspect);
 }
 
 TEST_CASE("the OpenRPC document describes every method with valid schemas") {
