@@ -34,6 +34,10 @@ struct Output {
         result["stderr"] = err_text;
         if (!notes.empty()) result["notes"] = notes;
     }
+    void finish() {
+        out.finish();
+        err.finish();
+    }
     std::string cursor() const { return std::to_string(out.raw_bytes()) + ":" + std::to_string(err.raw_bytes()); }
 };
 
@@ -67,6 +71,7 @@ mcp::ToolResult run_in_vm(mcp::Call& call, const Request& request) {
     const auto operation = std::make_shared<Operation>([running, request](Operation& self) {
         client::Streams streams = running->streams(self);
         const json outcome = request.call(self, &streams);
+        self.change([&] { running->output.finish(); });
         ordered_json result = shaped(proto::type_of<proto::RunReport>(), outcome);
         result["state"] = "exited";
         running->output.write(result, "what a run wrote is not kept: write it to a file, or use a workspace");
@@ -115,6 +120,7 @@ mcp::ToolResult workspace_exec(mcp::Call& call, const Request& request) {
             if (e.code() != ErrorCode::unavailable || running->exec_id.empty()) throw;
             throw Error(e).with_hint((e.hint().empty() ? "" : e.hint() + "; ") + "the command may go on: workspace_logs with exec_id " + running->exec_id + " tells");
         }
+        running->output.finish();
         ordered_json result = report_of(running->outcome);
         running->output.write(result, in_logs(running->exec_id));
         if (result["truncated"]) result["cursor"] = "0:0";
@@ -174,13 +180,7 @@ struct Page {
         const std::size_t fits = std::min(budget, budget * kept.size() / std::max<std::size_t>(json_size(kept), 1));
         std::string_view shown = whole_characters(kept, fits);
         // A character may still be under way.
-        if (info.value("state", "") != "exited" && shown.size() == kept.size())
-            for (std::size_t back = 1; back <= 3 && back < shown.size(); ++back) {
-                const auto byte = static_cast<unsigned char>(shown[shown.size() - back]);
-                if ((byte & 0xC0u) == 0x80u) continue;
-                if (byte >= 0xC0 && !client::is_valid_utf8(shown.substr(shown.size() - back))) shown.remove_suffix(back);
-                break;
-            }
+        if (info.value("state", "") != "exited") shown.remove_suffix(unfinished_character(shown));
         more = more || static_cast<std::int64_t>(shown.size()) < came;
         if (!client::is_valid_utf8(shown)) notes.push_back(std::string(name) + ": bytes that are no UTF-8 were replaced by U+FFFD");
         result[name] = client::valid_utf8(keep_ansi ? std::string(shown) : AnsiFilter()(shown));

@@ -107,6 +107,11 @@ json Operation::call(const std::string& socket, std::string_view method, const j
     return daemon.call(method, params, options);
 }
 
+Operations::~Operations() {
+    for (const auto& [id, kept] : kept_) kept.operation->leave();
+    for (const auto& operation : let_go_) operation->leave();
+}
+
 mcp::ToolResult Operations::run(mcp::Call& call, const std::string& tool, const std::shared_ptr<Operation>& operation, std::function<mcp::ToolResult(const std::string& id)> running) {
     const auto until = Clock::now() + longest_call;
     if (operation->wait(call, until)) return operation->result();

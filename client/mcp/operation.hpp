@@ -70,6 +70,11 @@ private:
 // Those whose answers have not been fetched yet.
 class Operations {
 public:
+    Operations() = default;
+    ~Operations();  // commands go on, the rest ends with its connection
+    Operations(const Operations&) = delete;
+    Operations& operator=(const Operations&) = delete;
+
     struct Kept {
         std::string tool;
         std::shared_ptr<Operation> operation;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <map>
+#include <utility>
 
 namespace pyro::shim {
 
@@ -60,6 +61,15 @@ std::string AnsiFilter::operator()(std::string_view bytes) {
 }
 
 void Shown::add(std::string_view bytes) {
+    const std::string whole = std::exchange(unfinished_, {}) + std::string(bytes);
+    const std::size_t later = unfinished_character(whole);
+    unfinished_ = whole.substr(whole.size() - later);
+    take(std::string_view(whole).substr(0, whole.size() - later));
+}
+
+void Shown::finish() { take(std::exchange(unfinished_, {})); }
+
+void Shown::take(std::string_view bytes) {
     raw_ += bytes.size();
     const std::string filtered = keep_ansi_ ? std::string(bytes) : filter_(bytes);
     std::string_view rest = filtered;
@@ -99,6 +109,16 @@ std::size_t json_size(std::string_view text) {
         else if ((byte & 0xC0u) != 0x80u) ++size;
     }
     return size;
+}
+
+std::size_t unfinished_character(std::string_view text) {
+    for (std::size_t back = 1; back <= 3 && back <= text.size(); ++back) {
+        const auto byte = static_cast<unsigned char>(text[text.size() - back]);
+        if ((byte & 0xC0u) == 0x80u) continue;
+        const std::size_t length = byte >= 0xF0 ? 4 : byte >= 0xE0 ? 3 : byte >= 0xC2 ? 2 : 1;
+        return back < length ? back : 0;
+    }
+    return 0;
 }
 
 std::string_view whole_characters(std::string_view text, std::size_t size) {

@@ -180,19 +180,19 @@ ordered_json input_field(const FieldInfo& field, const void* defaults, const Fie
 
 ordered_json output_type(const TypeInfo& type);
 
-ordered_json output_fields(const TypeInfo& record, bool described) {
+// Names and types: what they mean is said where a model reads it, in descriptions of tools. None is required, for a call that goes
+// on answers with others than one that is done.
+ordered_json output_fields(const TypeInfo& record) {
     ordered_json properties = ordered_json::object();
     for (const FieldInfo& field : record.fields) {
         if (is_left_out(record, field.name)) continue;
-        ordered_json schema = output_type(field.type());
-        if (described) schema["description"] = field.doc;
-        properties[std::string(field.name)] = std::move(schema);
+        properties[std::string(field.name)] = output_type(field.type());
     }
     return properties;
 }
 
 ordered_json output_type(const TypeInfo& type) {
-    if (type.kind == Kind::record) return {{"type", "object"}, {"properties", output_fields(type, false)}};
+    if (type.kind == Kind::record) return {{"type", "object"}, {"properties", output_fields(type)}};
     if (type.kind == Kind::list) return {{"type", "array"}, {"items", output_type(type.element())}};
     return proto::schema(type);
 }
@@ -243,11 +243,8 @@ ordered_json input_schema(const ToolSpec& spec, const ServeOptions& options) {
 }
 
 ordered_json output_schema(const ToolSpec& spec) {
-    ordered_json properties = output_fields(spec.result ? spec.result() : method_of(spec.name).result(), false);
-    // While it goes on, what it is about is not there yet.
-    if (spec.result_more) properties.update(output_fields(spec.result_more(), false));
-    if (spec.handle == "operation_id" && !properties.contains("state")) properties["state"] = {{"type", "string"}};
-    else if (spec.handle == "operation_id") properties["state"] = {{"type", "string"}};
+    ordered_json properties = output_fields(spec.result ? spec.result() : method_of(spec.name).result());
+    if (spec.result_more) properties.update(output_fields(spec.result_more()));
     return {{"type", "object"}, {"properties", std::move(properties)}};
 }
 
@@ -259,6 +256,8 @@ mcp::Tool definition(std::string_view tool, const ServeOptions& options) {
                   .annotations = {.read_only = spec.read_only.value_or(method.traits.read_only), .destructive = spec.destructive.value_or(method.traits.destructive),
                                   .idempotent = spec.idempotent, .open_world = false},
                   .run = {}};
+    // A client that cuts long results is told that this one may be long because it was asked to be.
+    if (tool == "workspace_file_read") out.meta = {{"anthropic/maxResultSizeChars", 500'000}};
     for (const auto& [mode, name, description] : mode_descriptions)
         if (mode == options.mode && name == tool) out.description = description;
     return out;

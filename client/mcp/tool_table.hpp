@@ -47,62 +47,57 @@ mcp::ordered_json shaped(const proto::TypeInfo& type, const mcp::json& result);
 
 // The fields that the daemon never sees.
 struct RunOwn {
-    static constexpr std::string_view doc = "vm_run";
+    static constexpr std::string_view doc = "vm_run, vm_exec";
     std::optional<std::string> run_id;
     static constexpr auto fields() { return std::array{proto::field<&RunOwn::run_id>("run_id", "From an answer with state running: wait on for that run")}; }
 };
-struct Repeated {
-    static constexpr std::string_view doc = "Calls that may take long";
+struct MayTakeLong {
     std::optional<std::string> operation_id;
-    static constexpr auto fields() {
-        return std::array{proto::field<&Repeated::operation_id>("operation_id", "From an answer with this: wait on")};
+    template <class R>
+    static constexpr auto fields_in() {
+        return std::array{proto::field<&MayTakeLong::operation_id, R>("operation_id", "From an answer with this: wait on")};
     }
 };
-struct CreateOwn {
+struct Repeated : MayTakeLong {
+    static constexpr std::string_view doc = "Tools without fields of their own";
+    static constexpr auto fields() { return fields_in<Repeated>(); }
+};
+struct CreateOwn : MayTakeLong {
     static constexpr std::string_view doc = "workspace_create";
-    std::optional<std::string> seed_path, operation_id;
+    std::optional<std::string> seed_path;
     static constexpr auto fields() {
-        return std::array{
-            proto::field<&CreateOwn::seed_path>("seed_path", "Host directory, tar or Git checkout to fill /workspace from; default: the project; \"\": nothing"),
-            proto::field<&CreateOwn::operation_id>("operation_id", "From an answer with this: wait on")};
+        return proto::join(
+            std::array{proto::field<&CreateOwn::seed_path>("seed_path", "Host directory, tar or Git checkout to fill /workspace from; default: the project; \"\": nothing")},
+            fields_in<CreateOwn>());
     }
 };
-struct PushOwn {
+struct PushOwn : MayTakeLong {
     static constexpr std::string_view doc = "workspace_sync_push";
     std::string source_path;
-    std::optional<std::string> operation_id;
     static constexpr auto fields() {
-        return std::array{proto::field<&PushOwn::source_path>("source_path", "Host directory, tar or Git checkout"),
-                          proto::field<&PushOwn::operation_id>("operation_id", "From an answer with this: wait on")};
+        return proto::join(std::array{proto::field<&PushOwn::source_path>("source_path", "Host directory, tar or Git checkout")}, fields_in<PushOwn>());
     }
 };
-struct ExportOwn {
+struct ExportOwn : MayTakeLong {
     static constexpr std::string_view doc = "workspace_export";
     std::string output_path;
     bool overwrite = false;
-    std::optional<std::string> operation_id;
     static constexpr auto fields() {
-        return std::array{
-            proto::field<&ExportOwn::output_path>("output_path", "Host file or directory to write, below the project; *.tar.zst: an archive; *.patch: the diff"),
-            proto::field<&ExportOwn::overwrite>("overwrite", "Replace files that are there", {.defaulted = true}),
-            proto::field<&ExportOwn::operation_id>("operation_id", "From an answer with this: wait on")};
+        return proto::join(
+            std::array{proto::field<&ExportOwn::output_path>("output_path", "Host file or directory to write, below the project; *.tar.zst: an archive; *.patch: the diff"),
+                       proto::field<&ExportOwn::overwrite>("overwrite", "Replace files that are there", {.defaulted = true})},
+            fields_in<ExportOwn>());
     }
 };
-struct WriteOwn {
+struct WriteOwn : MayTakeLong {
     static constexpr std::string_view doc = "workspace_file_write";
     std::string text;
-    std::optional<std::string> operation_id;
-    static constexpr auto fields() {
-        return std::array{proto::field<&WriteOwn::text>("text", "The whole file"), proto::field<&WriteOwn::operation_id>("operation_id", "From an answer with this: wait on")};
-    }
+    static constexpr auto fields() { return proto::join(std::array{proto::field<&WriteOwn::text>("text", "The whole file")}, fields_in<WriteOwn>()); }
 };
-struct PatchOwn {
+struct PatchOwn : MayTakeLong {
     static constexpr std::string_view doc = "workspace_patch_apply";
     std::string patch;
-    std::optional<std::string> operation_id;
-    static constexpr auto fields() {
-        return std::array{proto::field<&PatchOwn::patch>("patch", "Unified diff in git's format"), proto::field<&PatchOwn::operation_id>("operation_id", "From an answer with this: wait on")};
-    }
+    static constexpr auto fields() { return proto::join(std::array{proto::field<&PatchOwn::patch>("patch", "Unified diff in git's format")}, fields_in<PatchOwn>()); }
 };
 struct LogsOwn {
     static constexpr std::string_view doc = "workspace_logs";
@@ -115,65 +110,68 @@ struct LogsOwn {
 };
 
 // What answers have beside the daemon's fields.
-struct Goes {
-    static constexpr std::string_view doc = "A call that took too long";
-    std::optional<std::string> operation_id, phase;
-    static constexpr auto fields() {
-        return std::array{proto::field<&Goes::operation_id>("operation_id", "It goes on: repeat the call with this"), proto::field<&Goes::phase>("phase", "How far it is")};
-    }
-};
-struct GoesNoted : Goes {
+struct Noted {
     std::vector<std::string> notes;
-    static constexpr auto fields() {
-        return std::array{proto::field<&Goes::operation_id, GoesNoted>("operation_id", "It goes on: repeat the call with this"), proto::field<&Goes::phase, GoesNoted>("phase", "How far it is"),
-                          proto::field<&GoesNoted::notes>("notes", "What was left out or changed", {.defaulted = true})};
+    template <class R>
+    static constexpr auto fields_in() {
+        return std::array{proto::field<&Noted::notes, R>("notes", "What was left out or changed")};
     }
 };
-struct RunGoes {
-    static constexpr std::string_view doc = "A run that took too long";
+struct GoesOn {
+    std::optional<std::string> state, operation_id, phase;
+    template <class R>
+    static constexpr auto fields_in() {
+        return std::array{proto::field<&GoesOn::state, R>("state", "running or creating: it goes on"), proto::field<&GoesOn::operation_id, R>("operation_id", "Repeat the call with this"),
+                          proto::field<&GoesOn::phase, R>("phase", "How far it is")};
+    }
+};
+struct Goes : GoesOn {
+    static constexpr std::string_view doc = "Where there is nothing to note";
+    static constexpr auto fields() { return fields_in<Goes>(); }
+};
+struct GoesNoted : GoesOn, Noted {
+    static constexpr std::string_view doc = "Where there is";
+    static constexpr auto fields() { return proto::join(GoesOn::fields_in<GoesNoted>(), Noted::fields_in<GoesNoted>()); }
+};
+struct RunGoes : Noted {
+    static constexpr std::string_view doc = "A run in a machine of its own";
     std::optional<std::string> state, run_id, cursor, phase;
-    std::vector<std::string> notes;
     static constexpr auto fields() {
-        return std::array{proto::field<&RunGoes::state>("state", "running or exited"), proto::field<&RunGoes::run_id>("run_id", "It goes on: repeat the call with this"),
-                          proto::field<&RunGoes::cursor>("cursor", "Bytes of stdout:stderr so far"), proto::field<&RunGoes::phase>("phase", "How far it is"),
-                          proto::field<&RunGoes::notes>("notes", "What was left out or changed", {.defaulted = true})};
+        return proto::join(std::array{proto::field<&RunGoes::state>("state", "running or exited"), proto::field<&RunGoes::run_id>("run_id", "It goes on: repeat the call with this"),
+                                      proto::field<&RunGoes::cursor>("cursor", "Bytes of stdout:stderr so far"), proto::field<&RunGoes::phase>("phase", "How far it is")},
+                           fields_in<RunGoes>());
     }
 };
-struct ExecMore {
-    static constexpr std::string_view doc = "A command's output";
+struct ExecMore : Noted {
+    static constexpr std::string_view doc = "A command of a workspace";
     std::optional<std::string> cursor;
-    std::vector<std::string> notes;
     static constexpr auto fields() {
-        return std::array{proto::field<&ExecMore::cursor>("cursor", "There is or will be more: for workspace_logs"),
-                          proto::field<&ExecMore::notes>("notes", "What was left out or changed", {.defaulted = true})};
+        return proto::join(std::array{proto::field<&ExecMore::cursor>("cursor", "There is or will be more: for workspace_logs")}, fields_in<ExecMore>());
     }
 };
-struct ReadMore : Goes {
+struct ReadMore : GoesOn {
+    static constexpr std::string_view doc = "A file";
     std::optional<std::int64_t> next_offset;
     static constexpr auto fields() {
-        return std::array{proto::field<&ReadMore::next_offset>("next_offset", "There is more: offset of the next call"),
-                          proto::field<&Goes::operation_id, ReadMore>("operation_id", "It goes on: repeat the call with this"), proto::field<&Goes::phase, ReadMore>("phase", "How far it is")};
+        return proto::join(std::array{proto::field<&ReadMore::next_offset>("next_offset", "There is more: offset of the next call")}, fields_in<ReadMore>());
     }
 };
-struct DiffMore : Goes {
+struct DiffMore : GoesOn, Noted {
+    static constexpr std::string_view doc = "A diff";
     std::optional<std::string> patch;
-    std::vector<std::string> notes;
     static constexpr auto fields() {
-        return std::array{proto::field<&DiffMore::patch>("patch", "For git apply"), proto::field<&DiffMore::notes>("notes", "What was left out or changed", {.defaulted = true}),
-                          proto::field<&Goes::operation_id, DiffMore>("operation_id", "It goes on: repeat the call with this"), proto::field<&Goes::phase, DiffMore>("phase", "How far it is")};
+        return proto::join(std::array{proto::field<&DiffMore::patch>("patch", "For git apply")}, Noted::fields_in<DiffMore>(), GoesOn::fields_in<DiffMore>());
     }
 };
-struct Exported : Goes {
+struct Exported : GoesOn, Noted {
     static constexpr std::string_view doc = "What was written on the host.";
     std::string workspace_id, output_path;
     std::int64_t files = 0, directories = 0, symlinks = 0, bytes = 0;
-    std::vector<std::string> notes;
     static constexpr auto fields() {
-        return std::array{proto::field<&Exported::workspace_id>("workspace_id", "The workspace"), proto::field<&Exported::output_path>("output_path", "Where it is"),
-                          proto::field<&Exported::files>("files", "Files"), proto::field<&Exported::directories>("directories", "Directories"),
-                          proto::field<&Exported::symlinks>("symlinks", "Symbolic links"), proto::field<&Exported::bytes>("bytes", "Bytes of the files"),
-                          proto::field<&Exported::notes>("notes", "What was left out or changed", {.defaulted = true}),
-                          proto::field<&Goes::operation_id, Exported>("operation_id", "It goes on: repeat the call with this"), proto::field<&Goes::phase, Exported>("phase", "How far it is")};
+        return proto::join(std::array{proto::field<&Exported::workspace_id>("workspace_id", "The workspace"), proto::field<&Exported::output_path>("output_path", "Where it is"),
+                                      proto::field<&Exported::files>("files", "Files"), proto::field<&Exported::directories>("directories", "Directories"),
+                                      proto::field<&Exported::symlinks>("symlinks", "Symbolic links"), proto::field<&Exported::bytes>("bytes", "Bytes of the files")},
+                           Noted::fields_in<Exported>(), GoesOn::fields_in<Exported>());
     }
 };
 

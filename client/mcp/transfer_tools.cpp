@@ -132,13 +132,9 @@ mcp::ToolResult read(Operation& operation, const Request& request) {
     proto::FileReport report;
     static_cast<proto::FileReadInfo&>(report) = info;
     // A character that the end went through is for the next call.
-    if (info.truncated)
-        for (std::size_t back = 1; back <= 3 && back < content.size(); ++back) {
-            const auto byte = static_cast<unsigned char>(content[content.size() - back]);
-            if ((byte & 0xC0u) == 0x80u) continue;
-            if (byte >= 0xC0 && client::is_valid_utf8(std::string_view(content).substr(0, content.size() - back))) content.resize(content.size() - back);
-            break;
-        }
+    if (const std::size_t later = info.truncated ? unfinished_character(content) : 0; later > 0 && later < content.size() &&
+        client::is_valid_utf8(std::string_view(content).substr(0, content.size() - later)))
+        content.resize(content.size() - later);
     const auto next = report.offset + static_cast<std::int64_t>(content.size());
     const bool text = client::is_valid_utf8(content);
     report.encoding = text ? "utf-8" : "base64";

@@ -17,6 +17,7 @@ std::string stripped(const std::vector<std::string>& pieces) {
 std::string shown(const std::vector<std::string>& pieces, std::size_t budget, std::vector<std::string>& notes, bool& truncated) {
     Shown stream;
     for (const std::string& piece : pieces) stream.add(piece);
+    stream.finish();
     return stream.text(budget, "stdout", "ask again", notes, truncated);
 }
 
@@ -72,6 +73,12 @@ TEST_CASE("what is no UTF-8 is replaced, and said") {
     REQUIRE(notes.size() == 1);
     CHECK(notes[0].starts_with("stdout: bytes that are no UTF-8"));
     notes.clear();
+    Shown running;
+    running.add("a\xe2\x82");  // the rest is under way
+    CHECK(running.text(100, "stdout", "", notes, truncated) == "a");
+    CHECK(running.raw_bytes() == 1);
+    running.add("\xac!");
+    CHECK(running.text(100, "stdout", "", notes, truncated) == "a\xe2\x82\xac!");
     CHECK(shown({"a\xc3", "\xa9"}, 100, notes, truncated) == "a\xc3\xa9");
     // Cut at characters' borders, wherever the budget ends.
     std::string euros;

@@ -98,7 +98,7 @@ test('inspector', async () => {
     const inspector = join(folder, 'node_modules/@modelcontextprotocol/inspector');
     const program = join(inspector, npm('@modelcontextprotocol/inspector/package.json').bin['mcp-inspector']);
     const inspect = async (...args) => {
-        const { stdout } = await promisify(execFile)(process.execPath, [program, '--cli', pyro, 'mcp', 'serve', ...args], { cwd: project, env: process.env });
+        const { stdout } = await promisify(execFile)(process.execPath, [program, '--cli', '-e', `PYRO_SOCKET=${process.env.PYRO_SOCKET}`, pyro, 'mcp', 'serve', ...args], { cwd: project, env: process.env });
         return JSON.parse(stdout);
     };
     const call = async (tool, args) => (await inspect('--method', 'tools/call', '--tool-name', tool, ...Object.entries(args).flatMap(([name, value]) => ['--tool-arg', `${name}=${value}`]))).structuredContent;
