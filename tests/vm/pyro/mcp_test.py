@@ -41,6 +41,9 @@ class Mcp(site_case.SiteCase):
         (self.home / ".ssh").mkdir(parents=True)
         (self.home / ".ssh" / "id").write_text("SECRET\n")
         (self.home / ".bashrc").write_text("mine\n")
+        self.temporary = self.folder / "tmp"
+        self.temporary.mkdir()
+        self.temporary.chmod(0o1777)
         self.project = checkout(self.folder / "project", FILES)
         (self.project / "x.o").write_text("ignored")
         self.addCleanup(self.delete_all)
@@ -50,7 +53,8 @@ class Mcp(site_case.SiteCase):
             self.site.call("workspace.delete", workspace_id=workspace["workspace_id"])
 
     def shim(self, *args, cwd=None, **options):
-        env = options.pop("env", None) or {**self.site.env, "HOME": str(self.home)}
+        # What a killed one was packing lies in TMPDIR.
+        env = options.pop("env", None) or {**self.site.env, "HOME": str(self.home), "TMPDIR": str(self.temporary)}
         return Shim(self, *args, cwd=cwd or self.project, env=env, **options)
 
     def create(self, shim, **params):
@@ -385,7 +389,7 @@ class Mcp(site_case.SiteCase):
     # --- what of the host a model may touch
 
     def outside(self):
-        return {str(path): path.read_bytes() for path in sorted(self.folder.rglob("*")) if path.is_file() and not path.is_symlink() and not path.is_relative_to(self.project)}
+        return {str(path): path.read_bytes() for path in sorted(self.folder.rglob("*")) if path.is_file() and not path.is_symlink() and not path.is_relative_to(self.project) and not path.is_relative_to(self.temporary)}
 
     def test_paths_that_lead_out(self):
         shim = self.shim()
