@@ -304,7 +304,8 @@ io::Task<proto::VmNetworkInfoResult> VmService::serve(proto::VmNetworkInfo, prot
 
 io::Task<proto::VmListResult> VmService::serve(proto::VmList, proto::VmListParams, rpc::Call& call) {
     proto::VmListResult result;
-    for (const std::shared_ptr<vm::Machine>& machine : machines_.list(viewer_of(call.peer()))) result.vms.push_back(info_of(*machine));
+    for (const std::shared_ptr<vm::Machine>& machine : machines_.list(viewer_of(call.peer())))
+        if (machine->row().kind != state::MachineKind::workspace) result.vms.push_back(info_of(*machine));
     co_return result;
 }
 

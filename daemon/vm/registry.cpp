@@ -131,7 +131,7 @@ std::shared_ptr<Machine> MachineRegistry::find(state::Viewer viewer, const std::
 }
 
 std::shared_ptr<Machine> MachineRegistry::get(state::Viewer viewer, const std::string& id) const {
-    if (auto machine = find(viewer, id)) return machine;
+    if (auto machine = find(viewer, id); machine && machine->row().kind != MachineKind::workspace) return machine;
     throw Error(ErrorCode::not_found, "there is no VM " + id, "list yours: pyro vm list").with_detail("vm_id", id);
 }
 

@@ -46,7 +46,7 @@ public:
     io::Task<std::shared_ptr<Machine>> create(MachineRequest request, RootImage root, StartKind at_best, std::stop_token stop);
     // Another user's machine is not found. Look up again after every suspension instead of keeping the machine.
     std::shared_ptr<Machine> find(state::Viewer viewer, const std::string& id) const;
-    std::shared_ptr<Machine> get(state::Viewer viewer, const std::string& id) const;  // Error(not_found)
+    std::shared_ptr<Machine> get(state::Viewer viewer, const std::string& id) const;  // Error(not_found), also for one of a workspace
     std::vector<std::shared_ptr<Machine>> list(state::Viewer viewer) const;           // newest first
     io::Task<void> remove(std::shared_ptr<Machine> machine);                          // closes and forgets it
     // The same behind the caller's back: nobody finds it from now on. Its place in the quota is free once it is gone; create()

@@ -3,6 +3,7 @@
 
   create        a warm create beside a warm `pyro run -- true`                                   (goal 1.3)
   reset         beside a warm create                                                             (goal 2)
+  start         of a stopped one, and `true` in it, beside the same restored by hand from an image that had opened no disk  (goal 1.5)
   seed          create from a tree of 10,000 files / 100 MB, new content each time, beside `tar -x` of it on this host  (goal 2)
   seed again    the same content beside an unseeded create                                       (goal 1.5)
   diff          20 of those files changed, beside `git status` of the tree in the same guest     (goal 1.5)
@@ -14,6 +15,7 @@ import argparse
 import os
 import pathlib
 import random
+import re
 import shutil
 import statistics
 import subprocess
@@ -53,6 +55,17 @@ class Bench:
         self.settle()
         self.timed("reset", "workspace", "reset", ws)
         self.timed("delete", "workspace", "delete", ws)
+
+    def starts(self):
+        image = next((self.site.state / "environments").glob("*/*.ext4"))
+        done = subprocess.run([sys.executable, f"{HERE}/floor/vm_floor.py", f"{pyro_site.BUILD}/guest/vmlinux", image, "-n", "5", "-c", "true", "--bare"],
+                              check=True, stdout=subprocess.PIPE)
+        self.took.setdefault("floor", []).append(1000 * float(re.search(rb"command done ([\d.]+)", done.stdout).group(1)))
+        ws = self.workspace("create for a start")
+        for _ in range(5):
+            self.site.pyro("workspace", "stop", ws, check=True)
+            self.timed("start", "workspace", "exec", ws, "--", "true")
+        self.site.pyro("workspace", "delete", ws, check=True)
 
     def tree(self):
         tree = self.work / "tree"
@@ -133,6 +146,9 @@ def main():
         print(f"medians, {a.n} of the small and {a.rounds} of the large ones, taking turns; load average {os.getloadavg()[0]:.1f}")
         bench.say("create", "run", 1.3)
         bench.say("reset", "create", 2)
+        for _ in range(a.rounds):
+            bench.starts()
+        bench.say("start", "floor", 1.5)
         for _ in range(a.rounds):
             bench.seeds()
         bench.say("seed", "tar -x", 2)

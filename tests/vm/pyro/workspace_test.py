@@ -106,6 +106,16 @@ class Workspaces(site_case.SiteCase):
         listed = [w["workspace_id"] for w in self.site.call("workspace.list")["workspaces"]]
         self.assertEqual(set(listed), {ws, other})
 
+    def test_its_machine_is_nobody_elses_to_use(self):
+        ws = self.create()
+        machine = self.output(ws, "hostname").strip()
+        self.assertRegex(machine, "^[0-9a-f]{12}$")
+        self.assertEqual(self.site.call("vm.list")["vms"], [])
+        for method in ("vm.status", "vm.start", "vm.stop", "vm.delete", "vm.network_info"):
+            self.refused("not_found", method, vm_id=machine)
+        self.refused("not_found", "vm.exec", vm_id=machine, argv=["true"])
+        self.assertEqual(self.output(ws, "hostname").strip(), machine)
+
     def test_time_puts_it_to_sleep_and_ends_it(self):
         sleeper = self.create(idle_seconds=1)
         self.output(sleeper, "echo here > file")
