@@ -517,7 +517,7 @@ TEST_CASE("a workspace goes on from an image, or is a spare that got its seed, a
         }
         REQUIRE(host.registry.statistics().retried == 0);
         for (const std::string& id : ids) {
-            auto machine = host.registry.get(admin, id);
+            auto machine = host.registry.find(admin, id);
             co_await machine->stop(30s, never);
             check_disk(host, id);
             co_await host.registry.remove(machine);
