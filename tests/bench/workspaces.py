@@ -9,7 +9,7 @@
   diff          20 of those files changed, beside `git status` of the tree in the same guest     (goal 1.5)
   list          50 workspaces beside none, per workspace                                         (goal 0.1 ms)
 
-workspaces.py [-n RUNS] [--rounds N]      needs root, a build, git, and the suite's prepared environments (ctest -R vm.prepare)
+workspaces.py [-n RUNS] [--rounds N] [--no-spares]      needs root, a build, git, and the suite's prepared environments (ctest -R vm.prepare)
 """
 import argparse
 import os
@@ -135,8 +135,9 @@ def main():
     ap = argparse.ArgumentParser()
     ap.add_argument("-n", type=int, default=20, help="small ones: run, create, reset")
     ap.add_argument("--rounds", type=int, default=5, help="large ones: seeds")
+    ap.add_argument("--no-spares", action="store_true", help="every machine is restored on demand")
     a = ap.parse_args()
-    site = pyro_site.Site("[templates]\nenabled = true\n").start()
+    site = pyro_site.Site("[templates]\nenabled = true\n" + ("[spares]\nper_template = 0\n" if a.no_spares else "")).start()
     work = pathlib.Path(tempfile.mkdtemp(prefix="pyro-bench-"))
     bench = Bench(site, work)
     try:
