@@ -345,8 +345,12 @@ Repository Repository::find(const std::string& path, const Git& git) {
         const std::optional<std::string> text = read_plain_file(found.top_fd.get(), found.top, ".git");
         if (!text || !text->starts_with("gitdir: "))
             checkout_invalid(printable(dot_git) + " is no repository", "name a checkout, or take the directory as a plain one");
-        found.git_directory = real_path(resolved(found.top, trimmed(text->substr(8))));
-        found.git_fd = open_file(found.git_directory, O_RDONLY | O_DIRECTORY);
+        try {
+            found.git_directory = real_path(resolved(found.top, trimmed(text->substr(8))));
+            found.git_fd = open_file(found.git_directory, O_RDONLY | O_DIRECTORY);
+        } catch (const Error& e) {
+            checkout_invalid(printable(dot_git) + " names a repository that cannot be opened: " + e.message(), "clone the repository, or mend it with `git worktree repair`");
+        }
         // Any directory can say that it belongs to a repository. That one must say the same, or a hostile directory would be
         // given whatever else of the user's it names.
         bool known = false;

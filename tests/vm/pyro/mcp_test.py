@@ -373,7 +373,7 @@ class Mcp(site_case.SiteCase):
     def test_a_broken_project_stops_nothing(self):
         broken = self.folder / "broken"
         broken.mkdir()
-        (broken / ".git").write_text("gitdir: /nowhere\n")
+        (broken / ".git").write_text("gitdir: /nowhere/at/all\n")
         missing = self.folder / "missing"
         for args, cwd in ((["--project-path", str(missing)], "/"), ([], broken), (["--repo-url", f"file://{missing}"], "/"), (["--repo-url", "ext::sh -c 'touch /tmp/pyro-mcp-ran'"], "/")):
             with self.subTest(args=args):
