@@ -39,6 +39,24 @@ proto::ExecOutcome outcome_of(const workspace::Exec& exec, const Followed& follo
     return outcome;
 }
 
+// From the offsets that attach and logs have.
+template <class Params>
+FollowRequest follow_from(const Params& params) {
+    FollowRequest request;
+    request.out = static_cast<std::uint64_t>(params.stdout_offset);
+    request.err = static_cast<std::uint64_t>(params.stderr_offset);
+    return request;
+}
+
+// Of a command that is there: offers its streams and follows it.
+io::Task<proto::ExecOutcome> take_up(rpc::Call& call, std::shared_ptr<workspace::Workspace> workspace, std::shared_ptr<workspace::Exec> exec, FollowRequest request) {
+    proto::ExecStarted event;
+    std::shared_ptr<rpc::Attachment> attachment = offer(call, *workspace, exec->id(), event);
+    co_await call.notify(event);
+    const Followed followed = co_await follow_exec(call, std::move(attachment), exec, std::move(request));
+    co_return outcome_of(*exec, followed);
+}
+
 constexpr std::array signal_numbers{SIGTERM, SIGKILL, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGSTOP, SIGCONT};
 static_assert(signal_numbers.size() == enum_names(proto::ExecSignal{}).size());
 
@@ -96,30 +114,20 @@ io::Task<proto::ExecListResult> ExecService::serve(proto::ExecList, proto::ExecL
 io::Task<proto::ExecOutcome> ExecService::serve(proto::ExecAttach, proto::ExecAttachParams params, rpc::Call& call) {
     const auto workspace = workspaces_.get(viewer_of(call.peer()), params.workspace_id);
     const auto exec = workspace->find_exec(params.exec_id);
-    proto::ExecStarted event;
-    std::shared_ptr<rpc::Attachment> attachment = offer(call, *workspace, exec->id(), event);
-    co_await call.notify(event);
-    FollowRequest request;
-    request.out = static_cast<std::uint64_t>(params.stdout_offset);
-    request.err = static_cast<std::uint64_t>(params.stderr_offset);
+    FollowRequest request = follow_from(params);
     request.input = exec->record().has_stdin && !params.no_stdin;
-    const Followed followed = co_await follow_exec(call, std::move(attachment), exec, std::move(request));
-    co_return outcome_of(*exec, followed);
+    proto::ExecOutcome outcome = co_await take_up(call, workspace, exec, std::move(request));
+    co_return outcome;
 }
 
 io::Task<proto::ExecOutcome> ExecService::serve(proto::ExecLogs, proto::ExecLogsParams params, rpc::Call& call) {
     const auto workspace = workspaces_.get(viewer_of(call.peer()), params.workspace_id);
     const auto exec = params.exec_id ? workspace->find_exec(*params.exec_id) : workspace->last_exec();
-    proto::ExecStarted event;
-    std::shared_ptr<rpc::Attachment> attachment = offer(call, *workspace, exec->id(), event);
-    co_await call.notify(event);
-    FollowRequest request;
-    request.out = static_cast<std::uint64_t>(params.stdout_offset);
-    request.err = static_cast<std::uint64_t>(params.stderr_offset);
+    FollowRequest request = follow_from(params);
     request.to_end = params.follow;
     request.wait = std::chrono::seconds(params.wait_seconds);
-    const Followed followed = co_await follow_exec(call, std::move(attachment), exec, std::move(request));
-    co_return outcome_of(*exec, followed);
+    proto::ExecOutcome outcome = co_await take_up(call, workspace, exec, std::move(request));
+    co_return outcome;
 }
 
 io::Task<proto::ExecInfo> ExecService::serve(proto::ExecKill, proto::ExecKillParams params, rpc::Call& call) {

@@ -2,15 +2,6 @@
 
 namespace pyro::service {
 
-vm::RootImage root_image_of(std::shared_ptr<const env::Lease> environment) {
-    vm::RootImage root;
-    root.path = environment->root_image();
-    root.environment_digest = environment->digest().str();
-    root.content_digest = environment->manifest().root_digest.str();
-    root.held = std::move(environment);
-    return root;
-}
-
 vm::TemplateSource template_source_of(vm::TemplateTier tier, const vm::MachineSpec& spec, std::shared_ptr<const env::Lease> environment) {
     vm::TemplateSource source;
     source.tier = tier;

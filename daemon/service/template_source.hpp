@@ -2,13 +2,13 @@
 #pragma once
 #include "daemon/env/cache.hpp"
 #include "daemon/vm/template_build.hpp"
+#include "daemon/workspace/root_image.hpp"
 
 #include <memory>
 
 namespace pyro::service {
 
-// The file stays as long as somebody holds what is returned.
-vm::RootImage root_image_of(std::shared_ptr<const env::Lease> environment);
+using workspace::root_image_of;
 
 // Of a machine of this size. Error(environment_invalid) when the root image cannot be right.
 vm::TemplateSource template_source_of(vm::TemplateTier tier, const vm::MachineSpec& spec, std::shared_ptr<const env::Lease> environment);

@@ -1,6 +1,7 @@
 #include "daemon/vm/machine.hpp"
 
 #include "common/crash_point.hpp"
+#include "daemon/io/either_stop.hpp"
 
 #include <utility>
 
@@ -14,21 +15,6 @@ constexpr int boot_attempts = 3;
 constexpr auto moment_to_end = 2s;     // for a process that is about to be collected, or a QEMU told to quit
 constexpr auto adoption_patience = 10s;
 constexpr std::size_t shown_console = 2048;
-
-// Stops when either does.
-class EitherStop {
-public:
-    EitherStop(std::stop_token a, std::stop_token b) : a_(std::move(a), Request{source_}), b_(std::move(b), Request{source_}) {}
-    std::stop_token token() const noexcept { return source_.get_token(); }
-
-private:
-    struct Request {
-        std::stop_source source;
-        void operator()() noexcept { source.request_stop(); }
-    };
-    std::stop_source source_;
-    std::stop_callback<Request> a_, b_;
-};
 
 }  // namespace
 
@@ -79,7 +65,7 @@ io::Task<void> Machine::tear_down(bool with_disk) {
 
 io::Task<std::shared_ptr<agent::ExecSession>> Machine::start(StartRequest request, std::stop_token stop) {
     const auto self = shared_from_this();
-    const EitherStop either(stop, closing_.get_token());
+    const io::EitherStop either(stop, closing_.get_token());
     const auto turn = co_await gate_.acquire(either.token());
     if (closed_ || (row_.state != MachineState::creating && row_.state != MachineState::stopped))
         throw Error(ErrorCode::failed_precondition, "VM " + row_.id + " is " + std::string(closed_ ? "deleted" : to_string(row_.state)),
@@ -310,7 +296,7 @@ io::Task<Error> Machine::explain(Error seen) {
 io::Task<std::uint32_t> Machine::count_left(std::stop_token stop) {
     const auto self = shared_from_this();
     // The channel goes with the machine, which may end while this waits.
-    const EitherStop either(std::move(stop), closing_.get_token());
+    const io::EitherStop either(std::move(stop), closing_.get_token());
     if (closed_ || row_.state != MachineState::running) co_return 0;
     const std::uint32_t count = co_await guest_->channel()->count_left(either.token());
     co_return count;

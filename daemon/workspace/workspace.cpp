@@ -3,6 +3,8 @@
 #include "common/crash_point.hpp"
 #include "common/error.hpp"
 #include "daemon/env/files.hpp"
+#include "daemon/io/either_stop.hpp"
+#include "daemon/workspace/root_image.hpp"
 
 #include <algorithm>
 #include <cstdio>
@@ -19,30 +21,6 @@ constexpr std::int64_t activity_interval = 60;  // seconds between two writes of
 void make_directory(const std::string& path) {
     if (::mkdir(path.c_str(), 0700) != 0 && errno != EEXIST) throw Error::from_errno("make " + path);
 }
-
-vm::RootImage root_of(const std::shared_ptr<const env::Lease>& environment) {
-    vm::RootImage root;
-    root.path = environment->root_image();
-    root.environment_digest = environment->digest().str();
-    root.content_digest = environment->manifest().root_digest.str();
-    root.held = environment;
-    return root;
-}
-
-// Stops when the caller does, or the workspace is deleted.
-class EitherStop {
-public:
-    EitherStop(std::stop_token a, std::stop_token b) : a_(std::move(a), Request{source_}), b_(std::move(b), Request{source_}) {}
-    std::stop_token token() const noexcept { return source_.get_token(); }
-
-private:
-    struct Request {
-        std::stop_source source;
-        void operator()() noexcept { source.request_stop(); }
-    };
-    std::stop_source source_;
-    std::stop_callback<Request> a_, b_;
-};
 
 }  // namespace
 
@@ -95,7 +73,7 @@ vm::MachineRequest Workspace::machine_request() const {
 
 vm::StartRequest Workspace::start_request(vm::StartKind at_best) const {
     vm::StartRequest start;
-    start.root = root_of(environment_);
+    start.root = root_image_of(environment_);
     start.at_best = at_best;
     agent::Workspace mounted;
     mounted.seeded = seed_ != nullptr;
@@ -107,7 +85,7 @@ vm::StartRequest Workspace::start_request(vm::StartKind at_best) const {
 
 // On a disk of its own that nobody used yet.
 io::Task<std::shared_ptr<vm::Machine>> Workspace::new_machine(vm::StartKind at_best, std::stop_token stop) {
-    std::shared_ptr<vm::Machine> machine = co_await services_.machines.create(machine_request(), root_of(environment_), at_best, stop);
+    std::shared_ptr<vm::Machine> machine = co_await services_.machines.create(machine_request(), root_image_of(environment_), at_best, stop);
     std::exception_ptr failure;
     try {
         vm::StartRequest start = start_request(at_best);
@@ -126,7 +104,7 @@ io::Task<std::shared_ptr<vm::Machine>> Workspace::new_machine(vm::StartKind at_b
 
 io::Task<void> Workspace::make(std::shared_ptr<const env::Lease> environment, std::shared_ptr<const Seed> seed, vm::StartKind at_best, std::stop_token stop) {
     const auto self = shared_from_this();
-    const EitherStop either(stop, closing_.get_token());
+    const io::EitherStop either(stop, closing_.get_token());
     const auto turn = co_await gate_.acquire(either.token());
     creating_ = true;
     environment_ = std::move(environment);
@@ -203,7 +181,7 @@ io::Task<std::shared_ptr<vm::Machine>> Workspace::wake(std::stop_token stop) {
     const auto self = shared_from_this();
     check_open();
     if (state() == State::running) co_return machine_;
-    const EitherStop either(stop, closing_.get_token());
+    const io::EitherStop either(stop, closing_.get_token());
     const auto turn = co_await gate_.acquire(either.token());
     check_open();
     if (state() == State::running) co_return machine_;
@@ -241,7 +219,7 @@ io::Task<void> Workspace::end_machine(const std::string& why) {
 io::Task<void> Workspace::put_to_sleep(std::stop_token stop) {
     const auto self = shared_from_this();
     check_open();
-    const EitherStop either(stop, closing_.get_token());
+    const io::EitherStop either(stop, closing_.get_token());
     const auto turn = co_await gate_.acquire(either.token());
     if (!machine_) co_return;
     const std::shared_ptr<vm::Machine> machine = machine_;
@@ -252,7 +230,7 @@ io::Task<void> Workspace::put_to_sleep(std::stop_token stop) {
 io::Task<void> Workspace::start_anew(std::stop_token stop) {
     const auto self = shared_from_this();
     check_open();
-    const EitherStop either(stop, closing_.get_token());
+    const io::EitherStop either(stop, closing_.get_token());
     const auto turn = co_await gate_.acquire(either.token());
     co_await end_machine("the workspace was reset");
     std::shared_ptr<vm::Machine> machine = co_await new_machine(vm::StartKind::spare, either.token());
