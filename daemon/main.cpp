@@ -163,7 +163,7 @@ io::Task<void> serve(const Config& config, const Options& options, state::Store&
         service::PrepareService(environments, machines, workspaces),
         service::SystemService(environments, machines, *hypervisor, *supervisor, store, instance, host_paths(config)),
         service::VmService(environments, machines, *supervisor, pool, removals, {config.host_compat.allow, config.workers.bubblewrap, sandboxes}),
-        service::WorkspaceService(environments, workspaces, seeds), service::ExecService(workspaces), service::FileService(workspaces));
+        service::WorkspaceService(environments, workspaces, seeds, pool), service::ExecService(workspaces), service::FileService(workspaces, pool));
     rpc::Router router;
     router.bind(services, proto::Api());
     rpc::Server server(executor, std::move(listening), router, server_options(config));

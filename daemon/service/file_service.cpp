@@ -1,6 +1,5 @@
 #include "daemon/service/file_service.hpp"
 
-#include "common/digest.hpp"
 #include "daemon/service/transfer.hpp"
 #include "daemon/service/viewer.hpp"
 #include "daemon/service/workspace_files.hpp"
@@ -104,13 +103,13 @@ Error rejected(Error error, const std::string& said) {
 }
 
 // What was shown as the workspace's difference is not any more what is there.
-io::Task<bool> changed_since_diff(std::shared_ptr<workspace::Workspace> workspace, std::stop_token stop) {
+io::Task<bool> changed_since_diff(io::WorkerPool& pool, std::shared_ptr<workspace::Workspace> workspace, std::stop_token stop) {
     const workspace::Workspace::DiffSeen seen = workspace->diff_seen;
     if (seen.digest.empty()) co_return false;
     DiffOptions options;
     options.max_bytes = seen.max_bytes;
-    const WorkspaceChanges now = co_await diff_of(std::move(workspace), std::move(options), std::move(stop));
-    co_return Digest::of(now.patch).str() != seen.digest;
+    const WorkspaceChanges now = co_await diff_of(pool, std::move(workspace), std::move(options), std::move(stop));
+    co_return now.digest != seen.digest;
 }
 
 proto::TransferResult result_of(const workspace::Workspace& workspace, const std::vector<files::Record>& records) {
@@ -223,8 +222,8 @@ io::Task<proto::WorkspaceDiffResult> FileService::serve(proto::WorkspaceDiff, pr
     options.verify = params.verify;
     const std::int64_t options_max = options.max_bytes = params.max_bytes;
     const bool whole = options.paths.empty();
-    WorkspaceChanges changes = co_await diff_of(workspace, std::move(options), call.stop());
-    if (whole) workspace->diff_seen = {options_max, Digest::of(changes.patch).str()};
+    WorkspaceChanges changes = co_await diff_of(pool_, workspace, std::move(options), call.stop());
+    if (whole) workspace->diff_seen = {options_max, changes.digest};
     if (!changes.patch.empty()) co_await download->send(std::move(changes.patch), call.stop());
     download->finish();
     proto::WorkspaceDiffResult result;
@@ -258,7 +257,7 @@ io::Task<proto::TransferResult> FileService::serve(proto::WorkspaceExport, proto
     download->finish();
     workspace->count_export();
     proto::TransferResult result = result_of(*workspace, records);
-    const bool changed = co_await changed_since_diff(workspace, call.stop());
+    const bool changed = co_await changed_since_diff(pool_, workspace, call.stop());
     if (changed) result.notes.push_back("the workspace has changed since its last diff");
     result.stdout_bytes = static_cast<std::int64_t>(download->sent());
     co_return result;

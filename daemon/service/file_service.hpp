@@ -8,7 +8,7 @@ namespace pyro::service {
 
 class FileService {
 public:
-    explicit FileService(workspace::WorkspaceRegistry& workspaces) : workspaces_(workspaces) {}
+    FileService(workspace::WorkspaceRegistry& workspaces, io::WorkerPool& pool) : workspaces_(workspaces), pool_(pool) {}
 
     io::Task<proto::FileListResult> serve(proto::FileList, proto::FileListParams, rpc::Call&);
     io::Task<proto::FileReadResult> serve(proto::FileRead, proto::FileReadParams, rpc::Call&);
@@ -20,6 +20,7 @@ public:
 
 private:
     workspace::WorkspaceRegistry& workspaces_;
+    io::WorkerPool& pool_;  // reads patches
 };
 
 }  // namespace pyro::service

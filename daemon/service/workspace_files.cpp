@@ -1,5 +1,6 @@
 #include "daemon/service/workspace_files.hpp"
 
+#include "common/digest.hpp"
 #include "common/error.hpp"
 #include "common/patch/patch.hpp"
 
@@ -62,7 +63,7 @@ std::vector<proto::FileChange> shown_changes(const std::vector<files::Record>& r
     return out;
 }
 
-io::Task<WorkspaceChanges> diff_of(std::shared_ptr<workspace::Workspace> workspace, DiffOptions options, std::stop_token stop) {
+io::Task<WorkspaceChanges> diff_of(io::WorkerPool& pool, std::shared_ptr<workspace::Workspace> workspace, DiffOptions options, std::stop_token stop) {
     workspace::GuestProgram program;
     program.words = {"files", "diff", "--upper", upper, "--lower", lower, "--max-bytes", std::to_string(options.max_bytes)};
     if (options.verify) program.words.push_back("--verify");
@@ -73,21 +74,34 @@ io::Task<WorkspaceChanges> diff_of(std::shared_ptr<workspace::Workspace> workspa
     WorkspaceChanges out;
     out.changes = shown_changes(records);
     out.total = workspace::done_of(records).files;
-    const std::map<std::string, patch::Stat> counted = count_lines(answer.out);
+    // A large one takes a while: not the domain thread's.
+    struct Read {
+        std::string text, digest;
+        std::map<std::string, patch::Stat> counted;
+    };
+    auto read = [text = std::move(answer.out)]() mutable {
+        Read done;
+        done.counted = count_lines(text);
+        done.digest = Digest::of(text).str();
+        done.text = std::move(text);
+        return done;
+    };
+    Read checked = co_await io::offload(pool, std::move(read));
     for (proto::FileChange& change : out.changes) {
-        const auto found = counted.find(change.path);
-        const patch::Stat lines = found == counted.end() ? patch::Stat() : found->second;
+        const auto found = checked.counted.find(change.path);
+        const patch::Stat lines = found == checked.counted.end() ? patch::Stat() : found->second;
         change.added = static_cast<std::int64_t>(lines.added);
         change.removed = static_cast<std::int64_t>(lines.deleted);
     }
-    out.patch = std::move(answer.out);
+    out.patch = std::move(checked.text);
+    out.digest = std::move(checked.digest);
     co_return out;
 }
 
-io::Task<WorkspaceChanges> changes_of(std::shared_ptr<workspace::Workspace> workspace, std::stop_token stop) {
+io::Task<WorkspaceChanges> changes_of(io::WorkerPool& pool, std::shared_ptr<workspace::Workspace> workspace, std::stop_token stop) {
     DiffOptions options;
     options.max_bytes = glance_bytes;
-    WorkspaceChanges changes = co_await diff_of(std::move(workspace), std::move(options), std::move(stop));
+    WorkspaceChanges changes = co_await diff_of(pool, std::move(workspace), std::move(options), std::move(stop));
     changes.patch.clear();
     co_return changes;
 }

@@ -13,6 +13,7 @@ struct WorkspaceChanges {
     std::vector<proto::FileChange> changes;  // the first of them
     std::uint64_t total = 0;
     std::string patch;
+    std::string digest;                      // of the patch
 };
 
 struct DiffOptions {
@@ -20,10 +21,10 @@ struct DiffOptions {
     bool verify = false;
     std::int64_t max_bytes = 64 << 20;
 };
-// Against the baseline. Error(guest_failed) when what the guest says is no patch of files in the workspace.
-io::Task<WorkspaceChanges> diff_of(std::shared_ptr<workspace::Workspace> workspace, DiffOptions options, std::stop_token stop);
+// Against the baseline. Error(guest_failed) when what the guest says is no patch of files in the workspace; `pool` reads it.
+io::Task<WorkspaceChanges> diff_of(io::WorkerPool& pool, std::shared_ptr<workspace::Workspace> workspace, DiffOptions options, std::stop_token stop);
 // The same for a look at it: without the patch.
-io::Task<WorkspaceChanges> changes_of(std::shared_ptr<workspace::Workspace> workspace, std::stop_token stop);
+io::Task<WorkspaceChanges> changes_of(io::WorkerPool& pool, std::shared_ptr<workspace::Workspace> workspace, std::stop_token stop);
 
 // The first of what a guest says, as much as an answer holds.
 std::vector<proto::FileChange> shown_changes(const std::vector<proto::files::Record>& records);

@@ -154,7 +154,7 @@ io::Task<proto::WorkspaceSummaryResult> WorkspaceService::serve(proto::Workspace
     if (!runs) result.changes_unknown = "the workspace is stopped; start it, or ask for its diff";
     if (runs) {
         try {
-            WorkspaceChanges changes = co_await changes_of(workspace, call.stop());
+            WorkspaceChanges changes = co_await changes_of(pool_, workspace, call.stop());
             result.changes_total = static_cast<std::int64_t>(changes.total);
             if (changes.changes.size() > summary_changes) changes.changes.resize(summary_changes);
             result.changes = std::move(changes.changes);

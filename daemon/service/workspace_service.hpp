@@ -10,8 +10,8 @@ namespace pyro::service {
 
 class WorkspaceService {
 public:
-    WorkspaceService(env::EnvironmentCache& environments, workspace::WorkspaceRegistry& workspaces, workspace::SeedStore& seeds)
-        : environments_(environments), workspaces_(workspaces), seeds_(seeds) {}
+    WorkspaceService(env::EnvironmentCache& environments, workspace::WorkspaceRegistry& workspaces, workspace::SeedStore& seeds, io::WorkerPool& pool)
+        : environments_(environments), workspaces_(workspaces), seeds_(seeds), pool_(pool) {}
 
     io::Task<proto::WorkspaceInfo> serve(proto::WorkspaceCreate, proto::WorkspaceCreateParams, rpc::Call&);
     io::Task<proto::WorkspaceListResult> serve(proto::WorkspaceList, proto::WorkspaceListParams, rpc::Call&);
@@ -30,6 +30,7 @@ private:
     env::EnvironmentCache& environments_;
     workspace::WorkspaceRegistry& workspaces_;
     workspace::SeedStore& seeds_;
+    io::WorkerPool& pool_;  // reads patches
 };
 
 proto::WorkspaceInfo info_of(const workspace::Workspace& workspace);
