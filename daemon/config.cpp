@@ -112,6 +112,9 @@ Config load_config(const std::string& file) {
         s.read("kernel", config.guest.kernel);
         s.read("initramfs", config.guest.initramfs);
         s.read("qemu", config.guest.qemu);
+        s.read("qemu_files", config.guest.qemu_files);
+        for (const std::string& path : config.guest.qemu_files)
+            if (!path.starts_with('/')) s.refuse("qemu_files", "may name absolute paths");
         s.read("randomize_emulated", config.guest.randomize_emulated);
         s.read("uid_first", config.guest.uid_first, 1000, 4294967294);
         s.read("uid_last", config.guest.uid_last, config.guest.uid_first + 1, 4294967294 - Config::Guest::subordinate_uids);

@@ -17,6 +17,7 @@ struct Config {
         std::string kernel = "/usr/lib/pyro/vmlinux";  // absolute paths, here and below
         std::string initramfs = "/usr/lib/pyro/initramfs";
         std::string qemu = "/usr/bin/qemu-system-x86_64";
+        std::vector<std::string> qemu_files;  // what it may see of the host beside what it is known to need
         bool randomize_emulated = false;   // user-space address layout where there is no KVM
         std::int64_t uid_first = 2000000;  // every VM runs as a uid of its own from this range
         std::int64_t uid_last = 2065535;

@@ -72,6 +72,7 @@ vm::qemu::BackendConfig hypervisor_config(const Config& config) {
     out.programs.kernel = config.guest.kernel;
     out.programs.initramfs = config.guest.initramfs;
     out.run_directory = config.run_dir;
+    out.more_files = config.guest.qemu_files;
     out.randomize_emulated = config.guest.randomize_emulated;
     out.probe_uid = probe_uid(config);
     return out;

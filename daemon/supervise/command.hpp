@@ -3,6 +3,7 @@
 #include "common/unique_fd.hpp"
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -10,6 +11,8 @@
 #include <sys/types.h>
 
 namespace pyro::supervise {
+
+class Jail;
 
 // Who a program runs as. Setting it drops every capability, of all sets, and sets no_new_privs.
 struct Credentials {
@@ -36,7 +39,9 @@ struct Command {
     std::vector<PassedFd> fds;      // every other descriptor is closed
     std::optional<Credentials> as;
     std::vector<ResourceLimit> limits;
-    int unshare_flags = 0;          // CLONE_NEWNET | CLONE_NEWIPC | ...: namespaces of its own
+    int unshare_flags = 0;          // CLONE_NEWNET | CLONE_NEWIPC | ...: namespaces of its own; the first process of CLONE_NEWPID
+                                    // takes all others of it with it
+    std::shared_ptr<const Jail> jail;  // with CLONE_NEWPID: the whole file tree it sees, and a /proc of its own; path and cwd are in there
     bool controlling_terminal = false;  // descriptor 0 is a terminal, to be that of its session
     bool dies_with_daemon = false;  // killed by the kernel when the daemon goes, however it goes
 };

@@ -1,6 +1,7 @@
 #include "daemon/supervise/spawn.hpp"
 
 #include "common/error.hpp"
+#include "daemon/supervise/jail.hpp"
 
 #include <algorithm>
 #include <array>
@@ -11,8 +12,10 @@
 #include <linux/capability.h>
 #include <linux/close_range.h>
 #include <linux/sched.h>
+#include <poll.h>
 #include <sched.h>
 #include <sys/ioctl.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/select.h>
@@ -23,9 +26,9 @@
 namespace pyro::supervise {
 namespace {
 
-enum Step : int { enter_scope, pass_fds, new_session, terminal, namespaces, limits, groups, bounding_set, group_id, user_id, capabilities_, no_new_privs,
+enum Step : int { enter_scope, pass_fds, new_session, terminal, namespaces, enter_jail, limits, groups, bounding_set, group_id, user_id, capabilities_, no_new_privs,
                   parent_death, directory, signals, execute };
-constexpr std::array step_names{"enter its cgroup", "pass its file descriptors", "make a session", "take its terminal", "make its namespaces", "set its limits", "set its groups",
+constexpr std::array step_names{"enter its cgroup", "pass its file descriptors", "make a session", "take its terminal", "make its namespaces", "enter its jail", "set its limits", "set its groups",
                                 "drop its bounding set", "set its group", "set its user", "drop its capabilities",
                                 "set no_new_privs", "tie it to the daemon", "change to its directory", "reset its signals", "execute it"};
 
@@ -35,6 +38,7 @@ constexpr int first_free_fd = 3;
 struct Prepared {
     const char* path;
     int program_fd;           // of `path`, where it could be opened
+    int jail_fd;              // its mount namespace; -1: none
     const char* cwd;
     char* const* argv;
     char* const* env;
@@ -46,7 +50,6 @@ struct Prepared {
     int gate_fd;
     int outcome_fd;
     const Command* command;
-    pid_t parent;
     const int* entries;       // files of cgroups, to each of which it writes 0
     std::size_t entry_count;
 };
@@ -57,33 +60,39 @@ struct Prepared {
     ::_exit(127);
 }
 
-// Sources first go above every target, so that placing one cannot overwrite another.
+// Sources first go above every target, so that placing one cannot overwrite another; then the child's own, right above them.
 void place_descriptors(Prepared& p) noexcept {
-    const int above = p.highest_target + 1;
-    const int gate = ::fcntl(p.gate_fd, F_DUPFD_CLOEXEC, above + 3);
-    const int outcome = ::fcntl(p.outcome_fd, F_DUPFD_CLOEXEC, above + 3);
-    const int null = ::fcntl(p.null_fd, F_DUPFD_CLOEXEC, above + 3);
-    const int program = p.program_fd < 0 ? -1 : ::fcntl(p.program_fd, F_DUPFD_CLOEXEC, above + 3);
-    if (gate < 0 || outcome < 0 || null < 0 || (program < 0 && p.program_fd >= 0)) give_up(p.outcome_fd, pass_fds);
+    constexpr int owned = 4;
+    int* const mine[owned] = {&p.outcome_fd, &p.gate_fd, &p.program_fd, &p.jail_fd};
+    const int above = p.highest_target + 1, far_above = above + owned;
+    for (int* fd : mine) {
+        if (*fd < 0) continue;
+        const int moved = ::fcntl(*fd, F_DUPFD_CLOEXEC, far_above);
+        if (moved < 0) give_up(p.outcome_fd, pass_fds);
+        *fd = moved;
+    }
+    const int null = ::fcntl(p.null_fd, F_DUPFD_CLOEXEC, far_above);
+    if (null < 0) give_up(p.outcome_fd, pass_fds);
     for (std::size_t i = 0; i < p.fd_count; ++i) {
-        p.moved[i] = ::fcntl(p.fds[i].fd.get(), F_DUPFD_CLOEXEC, above + 3);
-        if (p.moved[i] < 0) give_up(outcome, pass_fds);
+        p.moved[i] = ::fcntl(p.fds[i].fd.get(), F_DUPFD_CLOEXEC, far_above);
+        if (p.moved[i] < 0) give_up(p.outcome_fd, pass_fds);
     }
     for (int number = 0; number < first_free_fd; ++number)
-        if (::dup2(null, number) < 0) give_up(outcome, pass_fds);
+        if (::dup2(null, number) < 0) give_up(p.outcome_fd, pass_fds);
     for (std::size_t i = 0; i < p.fd_count; ++i)
-        if (::dup2(p.moved[i], p.fds[i].number) < 0) give_up(outcome, pass_fds);
+        if (::dup2(p.moved[i], p.fds[i].number) < 0) give_up(p.outcome_fd, pass_fds);
     for (int number = first_free_fd; number < above; ++number) {
         bool wanted = false;
         for (std::size_t i = 0; i < p.fd_count; ++i) wanted = wanted || p.fds[i].number == number;
         if (!wanted) ::close(number);
     }
-    if (::dup3(gate, above, O_CLOEXEC) < 0 || ::dup3(outcome, above + 1, O_CLOEXEC) < 0) give_up(outcome, pass_fds);
-    p.gate_fd = above;
-    p.outcome_fd = above + 1;
-    if (program >= 0 && ::dup3(program, above + 2, O_CLOEXEC) < 0) give_up(p.outcome_fd, pass_fds);
-    p.program_fd = program < 0 ? -1 : above + 2;
-    ::syscall(SYS_close_range, static_cast<unsigned>(p.program_fd < 0 ? above + 2 : above + 3), ~0U, 0U);
+    int next = above;
+    for (int* fd : mine) {
+        if (*fd < 0) continue;
+        if (::dup3(*fd, next, O_CLOEXEC) < 0) give_up(p.outcome_fd, pass_fds);
+        *fd = next++;
+    }
+    ::syscall(SYS_close_range, static_cast<unsigned>(next), ~0U, 0U);
 }
 
 void drop_privileges(const Prepared& p) noexcept {
@@ -104,6 +113,21 @@ void drop_privileges(const Prepared& p) noexcept {
     if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) give_up(p.outcome_fd, no_new_privs);
 }
 
+// Whoever reads the outcome is the daemon. Its pid would not tell: in a namespace of its own, this child sees none.
+bool daemon_is_gone(int outcome_fd) noexcept {
+    pollfd reader{outcome_fd, 0, 0};
+    return ::poll(&reader, 1, 0) == 1 && (reader.revents & POLLERR) != 0;
+}
+
+// The mounts are copied, so that the /proc is seen by this program alone.
+void enter_jail_of(int mount_namespace, int outcome_fd) noexcept {
+    constexpr unsigned long flags = MS_NOSUID | MS_NODEV | MS_NOEXEC;
+    if (::setns(mount_namespace, CLONE_NEWNS) != 0 || ::unshare(CLONE_NEWNS) != 0) give_up(outcome_fd, enter_jail);
+    // Of processes alone; before Linux 5.8 what else there is comes with them.
+    if (::mount("proc", "/proc", "proc", flags, "subset=pid,hidepid=2") != 0 && ::mount("proc", "/proc", "proc", flags, "hidepid=2") != 0)
+        give_up(outcome_fd, enter_jail);
+}
+
 [[noreturn]] void child(Prepared p) noexcept {
     for (std::size_t i = 0; i < p.entry_count; ++i)
         if (::write(p.entries[i], "0", 1) != 1) give_up(p.outcome_fd, enter_scope);
@@ -114,7 +138,8 @@ void drop_privileges(const Prepared& p) noexcept {
     ssize_t n;
     do n = ::read(p.gate_fd, &byte, 1); while (n < 0 && errno == EINTR);
     if (n != 1) ::_exit(127);  // the daemon went, or thought better of it
-    if (p.command->unshare_flags != 0 && ::unshare(p.command->unshare_flags) != 0) give_up(p.outcome_fd, namespaces);
+    if (const int flags = p.command->unshare_flags & ~CLONE_NEWPID; flags != 0 && ::unshare(flags) != 0) give_up(p.outcome_fd, namespaces);
+    if (p.jail_fd >= 0) enter_jail_of(p.jail_fd, p.outcome_fd);
     // The daemon's own is as high as it gets; what select() can count is what programs expect.
     rlimit files{};
     if (::getrlimit(RLIMIT_NOFILE, &files) != 0) give_up(p.outcome_fd, limits);
@@ -128,7 +153,7 @@ void drop_privileges(const Prepared& p) noexcept {
     if (p.command->dies_with_daemon) {
         // After the change of user, which clears it; and the daemon may have gone before.
         if (::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) != 0) give_up(p.outcome_fd, parent_death);
-        if (::getppid() != p.parent) ::_exit(127);
+        if (daemon_is_gone(p.outcome_fd)) ::_exit(127);
     }
     if (::chdir(p.cwd) != 0) give_up(p.outcome_fd, directory);
     ::umask(077);
@@ -175,9 +200,9 @@ private:
 
 // fork with a pidfd, into a cgroup where `directory` is one. Without CLONE_VM, so the child waits at its gate without stopping
 // anybody.
-long fork_into(int directory, int& pidfd) noexcept {
+long fork_into(int directory, int namespaces, int& pidfd) noexcept {
     clone_args args{};
-    args.flags = CLONE_PIDFD;
+    args.flags = CLONE_PIDFD | static_cast<unsigned>(namespaces);
     args.pidfd = reinterpret_cast<__aligned_u64>(&pidfd);
     args.exit_signal = SIGCHLD;
     if (directory >= 0) {
@@ -215,17 +240,18 @@ GatedChild fork_gated(const Command& command, const ScopeEntrance& entrance) {
     const std::size_t of_v1 = entries.size();
     if (entrance.procs) entries.push_back(entrance.procs.get());
     const UniqueFd program(::open(command.path.c_str(), O_PATH | O_CLOEXEC));  // what cannot be opened, the child tells
-    Prepared prepared{command.path.c_str(), program.get(), command.cwd.c_str(), argv.data(), env.data(), command.fds.data(), moved.data(),
-                            command.fds.size(), highest, null.get(), gate_read.get(), outcome_write.get(), &command, ::getpid(), entries.data(), of_v1};
+    Prepared prepared{command.path.c_str(), program.get(), command.jail ? command.jail->mount_namespace() : -1, command.cwd.c_str(), argv.data(), env.data(), command.fds.data(), moved.data(),
+                            command.fds.size(), highest, null.get(), gate_read.get(), outcome_write.get(), &command, entries.data(), of_v1};
     int pidfd = -1;
     long pid;
     {
         const BlockSignals block;
-        pid = fork_into(entrance.directory.get(), pidfd);
+        const int new_pids = command.unshare_flags & CLONE_NEWPID;
+        pid = fork_into(entrance.directory.get(), new_pids, pidfd);
         if (pid == 0) child(prepared);
         if (pid < 0 && errno == ENOSYS) {  // a container's filter, say, that does not know clone3
             prepared.entry_count = entries.size();
-            pid = ::syscall(SYS_clone, CLONE_PIDFD | SIGCHLD, nullptr, &pidfd, nullptr, nullptr);
+            pid = ::syscall(SYS_clone, CLONE_PIDFD | SIGCHLD | new_pids, nullptr, &pidfd, nullptr, nullptr);
             if (pid == 0) child(prepared);
         }
     }

@@ -6,6 +6,8 @@
 #include "common/sparse_digest.hpp"
 #include "daemon/io/offload.hpp"
 #include "daemon/io/task_group.hpp"
+#include "daemon/supervise/jail.hpp"
+#include "daemon/vm/qemu/program_files.hpp"
 #include "daemon/vm/qemu/qcow2.hpp"
 #include "daemon/vm/qemu/qmp.hpp"
 #include "daemon/vm/root_image.hpp"
@@ -376,7 +378,7 @@ UniqueFd make_seed_frame() {
 class QemuHypervisor final : public Hypervisor {
 public:
     QemuHypervisor(io::Executor executor, supervise::Supervisor& supervisor, BackendConfig config)
-        : executor_(executor), supervisor_(supervisor), config_(std::move(config)), probing_(executor, 1), digesting_(executor, 1), tasks_(executor) {}
+        : executor_(executor), supervisor_(supervisor), config_(std::move(config)), probing_(executor, 1), digesting_(executor, 1), jailing_(executor, 1), tasks_(executor) {}
 
     io::Task<HostCapabilities> probe(std::stop_token stop) override {
         auto turn = co_await probing_.acquire(stop);
@@ -524,6 +526,21 @@ private:
         co_return std::string(programs_digest_);
     }
 
+    // Made again when QEMU is another program: its libraries may be others too.
+    io::Task<std::shared_ptr<const supervise::Jail>> jail(Accelerator accelerator) {
+        const auto turn = co_await jailing_.acquire(std::stop_token());
+        const std::string stamp = std::string(execution_mode(accelerator)) + " " + stamp_of(config_.programs.qemu);
+        if (!jail_ || jail_stamp_ != stamp) {
+            const supervise::Credentials nobody{config_.probe_uid, static_cast<gid_t>(config_.probe_uid), {}};
+            std::vector<std::string> files = co_await program_files(supervisor_, config_.programs.qemu, nobody);
+            files.insert(files.end(), config_.more_files.begin(), config_.more_files.end());
+            if (accelerator == Accelerator::kvm) files.push_back(config_.kvm_device);
+            jail_ = supervise::Jail::make(std::move(files), config_.run_directory);
+            jail_stamp_ = stamp;
+        }
+        co_return jail_;
+    }
+
     io::Task<HostCapabilities> choose(std::stop_token stop) {
         AcceleratorProbe::Boot boot = [this](std::vector<gid_t> groups, std::stop_token token) { return trial(std::move(groups), std::move(token)); };
         std::string key = stamp_of(config_.programs.qemu) + " " + stamp_of(config_.programs.kernel);
@@ -559,6 +576,7 @@ private:
         if (fds.memory) state->first_commands.push_back(capabilities_of_images());
         if (fds.devices) state->first_commands.push_back(go_on());
         supervise::Command command = command_line(config_.programs, launch, std::move(fds));
+        command.jail = co_await jail(launch.accelerator);
         state->process = co_await supervisor_.spawn(std::move(command), scope, std::move(before_exec));
         tasks_.spawn(read_tail(state, io::Stream(executor_, std::move(console.first)), &InstanceState::console, &InstanceState::console_end));
         tasks_.spawn(read_tail(state, io::Stream(executor_, std::move(messages.first)), &InstanceState::messages, &InstanceState::messages_end));
@@ -627,7 +645,9 @@ private:
     supervise::Supervisor& supervisor_;
     BackendConfig config_;
     TscRate tsc_;
-    io::Semaphore probing_, digesting_;
+    io::Semaphore probing_, digesting_, jailing_;
+    std::shared_ptr<const supervise::Jail> jail_;
+    std::string jail_stamp_;
     io::WorkerPool hashing_{1};
     UniqueFd seed_frame_ = make_seed_frame();
     std::string programs_stamps_, programs_digest_;

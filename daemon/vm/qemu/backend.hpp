@@ -10,6 +10,7 @@ struct BackendConfig {
     Programs programs;
     std::string run_directory;       // root only: the probe's memory and sockets
     std::string kvm_device = "/dev/kvm";
+    std::vector<std::string> more_files;  // in QEMU's jail, beside those it is known to need
     bool randomize_emulated = false; // user-space address layout of emulated guests
     uid_t probe_uid = 65534;         // runs the trial guest, which has no disk and no network
 };

@@ -131,7 +131,7 @@ supervise::Command command_line(const Programs& programs, const Launch& launch, 
     command.fds.push_back({std::move(descriptors.messages), 1});
     command.fds.push_back({std::move(again), 2});
     command.as = supervise::Credentials{launch.uid, static_cast<gid_t>(launch.uid), launch.groups};
-    command.unshare_flags = CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS;
+    command.unshare_flags = CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWPID;
     command.dies_with_daemon = launch.dies_with_daemon;
     command.limits = {
         {RLIMIT_CORE, 0},

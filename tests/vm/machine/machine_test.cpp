@@ -124,6 +124,7 @@ std::vector<pid_t> vm_processes() {
 
 struct Options {
     std::string qemu = setting("PYRO_TEST_QEMU", "/usr/bin/qemu-system-x86_64"), kernel = ::kernel, initramfs = ::initramfs, kvm_device = "/nonexistent/kvm";
+    std::vector<std::string> more_files;
     QuotaLimits limits;
     std::chrono::nanoseconds patience = 60s;
     bool templates = false;
@@ -153,6 +154,7 @@ struct Host {
         out.programs = {options.qemu, options.kernel, options.initramfs};
         out.run_directory = directories.path + "/run";
         out.kvm_device = options.kvm_device;
+        out.more_files = options.more_files;
         out.probe_uid = last_uid;
         return out;
     }
@@ -730,6 +732,7 @@ TEST_CASE("a QEMU that misbehaves is ended, and the error says what it did") {
     Options fake;
     fake.qemu = programs.path + "/qemu";
     fake.kernel = programs.path + "/script";
+    fake.more_files = {"/bin", "/lib", "/lib64", "/usr"};  // a Python
     fake.patience = 1s;
     INFO(mode);
     on_host(fake, [message = message, attempts = attempts](Host& host) -> io::Task<void> {

@@ -114,22 +114,6 @@ class Lifecycle(site_case.SiteCase):
         self.assertIn(b"pyro:", err)
         self.site.until(lambda: not self.site.leftovers(), "nothing is left")
 
-    def test_qemu_has_no_privileges(self):
-        vm = self.create()
-        self.site.json("vm", "start", vm)
-        (qemu,) = self.site.vm_processes()
-        for task in os.listdir(f"/proc/{qemu}/task"):
-            with open(f"/proc/{qemu}/task/{task}/status") as file:
-                status = dict(line.split(":\t", 1) for line in file.read().splitlines() if ":\t" in line)
-            self.assertGreaterEqual(min(map(int, status["Uid"].split())), 2_000_000)
-            self.assertGreaterEqual(min(map(int, status["Gid"].split())), 2_000_000)
-            self.assertEqual(status["Groups"].strip(), "")
-            for caps in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
-                self.assertEqual(int(status[caps], 16), 0, caps)
-            self.assertEqual(status["NoNewPrivs"], "1")
-            self.assertEqual(status["Seccomp"], "2")
-        self.site.json("vm", "delete", vm)
-
     def test_twenty_at_once(self):
         results = []
 
