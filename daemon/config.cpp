@@ -130,6 +130,7 @@ Config load_config(const std::string& file) {
         s.read("workspaces_per_user", config.limits.workspaces_per_user, 1, 100000);
         s.read("mem_mib", config.limits.mem_mib);
         s.read("mem_mib_per_user", config.limits.mem_mib_per_user);
+        s.read("vm_io_mib_per_second", config.limits.vm_io_mib_per_second, 0, 1 << 20);
         s.read("sessions", config.limits.sessions, 1, 100000);
         s.read("sessions_per_user", config.limits.sessions_per_user, 1, 100000);
         s.read("requests_per_session", config.limits.requests_per_session, 1, 10000);

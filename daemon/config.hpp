@@ -36,6 +36,7 @@ struct Config {
         std::int64_t vms_per_user = 64;
         std::int64_t workspaces_per_user = 200;
         std::int64_t mem_mib = 0;           // guest memory of all VMs; 0: 80 % of the host's
+        std::int64_t vm_io_mib_per_second = 0;  // 0: as much as the disk gives
         std::int64_t mem_mib_per_user = 0;  // 0: half of the host's
         std::int64_t sessions = 1024;            // connections of all users
         std::int64_t sessions_per_user = 64;     // as many connections again may be attaching or have said nothing

@@ -73,6 +73,8 @@ vm::qemu::BackendConfig hypervisor_config(const Config& config) {
     out.programs.initramfs = config.guest.initramfs;
     out.run_directory = config.run_dir;
     out.more_files = config.guest.qemu_files;
+    out.io_bytes_per_second = static_cast<std::uint64_t>(config.limits.vm_io_mib_per_second) << 20;
+    out.io_device = disk_below(config.state_dir);
     out.randomize_emulated = config.guest.randomize_emulated;
     out.probe_uid = probe_uid(config);
     return out;

@@ -15,6 +15,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -88,6 +89,17 @@ void make_directories(const Config& config) {
     make_own_directory(sandbox_directory(config), 0711);
     make_own_directory(config.run_dir, 0755);
     make_own_directory(config.run_dir + "/vm", 0700);
+}
+
+dev_t disk_below(const std::string& path) {
+    struct stat info{};
+    if (::stat(path.c_str(), &info) != 0) throw Error::from_errno("look at " + path);
+    const std::string device = "/sys/dev/block/" + std::to_string(major(info.st_dev)) + ":" + std::to_string(minor(info.st_dev));
+    if (!fs::exists(device + "/partition")) return info.st_dev;
+    const std::string number = read_file(device + "/../dev", 64);
+    const auto colon = number.find(':');
+    if (colon == std::string::npos) return info.st_dev;
+    return makedev(static_cast<unsigned>(std::stoul(number.substr(0, colon))), static_cast<unsigned>(std::stoul(number.substr(colon + 1))));
 }
 
 std::string sandbox_directory(const Config& config) { return config.state_dir + "/compat"; }

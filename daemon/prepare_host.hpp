@@ -6,11 +6,15 @@
 
 #include <string>
 
+#include <sys/types.h>
+
 namespace pyro {
 
 void raise_descriptor_limit();
 // Those of state and runtime, which nobody but root may have a say in.
 void make_directories(const Config& config);
+// What limits of disk traffic are set on: the whole disk below a file, or the file system's own number where it has none.
+dev_t disk_below(const std::string& path);
 // Of sandboxes on the host: one tree below it for each.
 std::string sandbox_directory(const Config& config);
 // Trees of an earlier daemon's sandboxes, none of which runs any more.

@@ -88,6 +88,8 @@ void SystemService::check_limits(std::vector<proto::Check>& checks) const {
     std::string enforced = can.kills_whole_tree ? "whole trees are killed" : "only sessions are killed";
     enforced += can.limits_memory ? ", memory is limited" : ", memory is not limited";
     enforced += can.limits_tasks ? ", tasks are limited" : ", tasks are not limited";
+    enforced += can.limits_cpu ? ", processor time is limited" : ", processor time is not limited";
+    enforced += can.limits_io ? ", disk traffic can be limited" : ", disk traffic cannot be limited";
     checks.push_back(check("limits", can.kills_whole_tree && can.limits_memory && can.limits_tasks ? pass : warn, enforced + " (" + can.how + ")"));
     const vm::Quota::Usage usage = machines_.quota().total();
     const vm::QuotaLimits& limits = machines_.quota().limits();

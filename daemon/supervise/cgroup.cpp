@@ -12,6 +12,7 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 namespace pyro::supervise {
@@ -60,7 +61,7 @@ std::vector<std::pair<std::string, std::string>> mounted_hierarchies() {
         if (type == "cgroup2") out.emplace_back("", target);
         if (type != "cgroup") continue;
         for (const std::string& option : split(options, ','))
-            if (option == "memory" || option == "pids" || option == "freezer") out.emplace_back(option, target);
+            if (option == "memory" || option == "pids" || option == "cpu" || option == "blkio" || option == "freezer") out.emplace_back(option, target);
     }
     return out;
 }
@@ -78,6 +79,36 @@ std::string own_cgroup(const std::string& controller) {
     return "";
 }
 
+// Out of every 100 ms. Kernels without bandwidth control have the controller without these files.
+void limit_cpu(const std::string& directory, bool v2, std::uint64_t percent) {
+    constexpr std::uint64_t period = 100'000;  // us
+    const std::string quota = std::to_string(period * percent / 100);
+    if (v2) try_write_control(directory + "/cpu.max", quota + " " + std::to_string(period));
+    else try_write_control(directory + "/cpu.cfs_quota_us", quota);
+}
+
+// A file system that has no disk of its own, a network's or one in memory, cannot be limited: that is no reason not to start.
+void limit_io(const std::string& directory, bool v2, const Scope& scope) {
+    const std::string device = std::to_string(major(scope.io_device)) + ":" + std::to_string(minor(scope.io_device));
+    const std::string rate = std::to_string(scope.io_bytes_per_second);
+    if (v2) {
+        try_write_control(directory + "/io.max", device + " rbps=" + rate + " wbps=" + rate);
+        return;
+    }
+    for (const char* file : {"/blkio.throttle.read_bps_device", "/blkio.throttle.write_bps_device"}) try_write_control(directory + file, device + " " + rate);
+}
+
+// The number behind a key of a flat file; 0 where there is none.
+std::uint64_t value_in(const std::string& path, std::string_view key) {
+    const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    if (!fd) return 0;
+    std::istringstream in(read_up_to(fd.get(), 4096));
+    std::uint64_t value = 0;
+    for (std::string word; in >> word >> value;)
+        if (word == key) return value;
+    return 0;
+}
+
 }  // namespace
 
 CgroupTree::CgroupTree(const std::string& instance) {
@@ -89,7 +120,7 @@ CgroupTree::CgroupTree(const std::string& instance) {
         h.v2 = controller.empty();
         if (!make_directory(h.base) || ::access((h.base + "/cgroup.procs").c_str(), W_OK) != 0) continue;
         if (h.v2) {
-            for (const char* wanted : {"memory", "pids"}) {
+            for (const char* wanted : {"memory", "pids", "cpu", "io"}) {
                 const std::string parent = h.base.substr(0, h.base.rfind('/'));
                 try_write_control(parent + "/cgroup.subtree_control", std::string("+") + wanted);
                 try_write_control(h.base + "/cgroup.subtree_control", std::string("+") + wanted);
@@ -97,13 +128,19 @@ CgroupTree::CgroupTree(const std::string& instance) {
             const std::string given = read_file(h.base + "/cgroup.subtree_control", 4096);
             h.memory = has_word(given, "memory");
             h.pids = has_word(given, "pids");
+            h.cpu = has_word(given, "cpu");
+            h.io = has_word(given, "io");
         } else {
             h.memory = controller == "memory";
             h.pids = controller == "pids";
+            h.cpu = controller == "cpu";
+            h.io = controller == "blkio";
         }
         capabilities_.kills_whole_tree = true;
         capabilities_.limits_memory |= h.memory;
         capabilities_.limits_tasks |= h.pids;
+        capabilities_.limits_cpu |= h.cpu;
+        capabilities_.limits_io |= h.io;
         capabilities_.how += (capabilities_.how.empty() ? "cgroups below " : ", ") + h.base;
         hierarchies_.push_back(std::move(h));
     }
@@ -120,9 +157,13 @@ void CgroupTree::create(const Scope& scope) const {
     for (const Hierarchy& h : hierarchies_) {
         const std::string directory = h.base + "/" + scope.name;
         if (!make_directory(directory)) throw Error::from_errno("make " + directory);
-        if (h.memory && scope.memory_max > 0)
+        if (h.memory && scope.memory_max > 0) {
             write_control(directory + (h.v2 ? "/memory.max" : "/memory.limit_in_bytes"), std::to_string(scope.memory_max));
+            if (h.v2) try_write_control(directory + "/memory.oom.group", "1");
+        }
         if (h.pids && scope.tasks_max > 0) write_control(directory + "/pids.max", std::to_string(scope.tasks_max));
+        if (h.cpu && scope.cpu_percent > 0) limit_cpu(directory, h.v2, scope.cpu_percent);
+        if (h.io && scope.io_bytes_per_second > 0) limit_io(directory, h.v2, scope);
     }
 }
 
@@ -159,6 +200,16 @@ void CgroupTree::kill(const std::string& scope) const noexcept {
         for (const pid_t pid : members(scope)) ::kill(pid, SIGKILL);
     } catch (const std::exception&) {
         // Out of memory, or the directory went meanwhile: remove() reports what cannot be ended.
+    }
+}
+
+bool CgroupTree::out_of_memory(const std::string& scope) const noexcept {
+    try {
+        return std::ranges::any_of(hierarchies_, [&](const Hierarchy& h) {
+            return h.memory && value_in(h.base + "/" + scope + (h.v2 ? "/memory.events" : "/memory.oom_control"), "oom_kill") > 0;
+        });
+    } catch (const std::exception&) {
+        return false;  // read while the directory goes: nobody can say any more
     }
 }
 

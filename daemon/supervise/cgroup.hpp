@@ -12,7 +12,7 @@ struct ScopeEntrance {
     std::vector<UniqueFd> tasks;   // of v1: it writes 0 to each
 };
 
-// Below the cgroup of this process: .../pyro-INSTANCE/SCOPE, on cgroup v2 and on the v1 controllers memory, pids, freezer.
+// Below the cgroup of this process: .../pyro-INSTANCE/SCOPE, on cgroup v2 and on the v1 controllers memory, pids, cpu, blkio, freezer.
 class CgroupTree {
 public:
     explicit CgroupTree(const std::string& instance);
@@ -25,6 +25,7 @@ public:
     ScopeEntrance entrance(const std::string& scope) const;    // of a scope that was created
     std::vector<pid_t> members(const std::string& scope) const;
     void kill(const std::string& scope) const noexcept;        // asks the kernel to; members may take a moment to go
+    bool out_of_memory(const std::string& scope) const noexcept;  // something in it was killed for its limit
     void remove(const std::string& scope) const;               // of an empty scope; fine if it is not there
     std::vector<std::string> scopes() const;
 
@@ -34,6 +35,8 @@ private:
         bool v2 = false;
         bool memory = false;
         bool pids = false;
+        bool cpu = false;
+        bool io = false;
     };
     std::vector<Hierarchy> hierarchies_;
     Capabilities capabilities_;

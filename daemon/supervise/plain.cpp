@@ -22,6 +22,7 @@
 namespace pyro::supervise {
 
 std::string ExitStatus::describe() const {
+    if (out_of_memory) return "killed: out of memory";
     if (!known) return "ended";
     return signal != 0 ? "killed by signal " + std::to_string(signal) : "exit status " + std::to_string(code);
 }
@@ -97,15 +98,25 @@ private:
     void collect() noexcept {
         if (status_) return;
         if (!is_child_) {
-            if (!alive()) status_ = ExitStatus{0, 0, false};
+            if (!alive()) status_ = ended({});
             return;
         }
         siginfo_t info{};
         if (::waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(pidfd_.get()), &info, WEXITED | WNOHANG) != 0) {
-            status_ = ExitStatus{0, 0, false};  // somebody else collected it
+            status_ = ended({});  // somebody else collected it
         } else if (info.si_pid != 0) {
-            status_ = info.si_code == CLD_EXITED ? ExitStatus{info.si_status, 0, true} : ExitStatus{0, info.si_status, true};
+            status_ = ended(info);
         }
+    }
+
+    // Asked while the scope is there.
+    ExitStatus ended(const siginfo_t& info) const noexcept {
+        ExitStatus out;
+        out.known = info.si_pid != 0;
+        if (out.known) (info.si_code == CLD_EXITED ? out.code : out.signal) = info.si_status;
+        const bool killed = !out.known || out.signal == SIGKILL;
+        out.out_of_memory = killed && cgroups_->out_of_memory(scope_);
+        return out;
     }
 
     std::shared_ptr<const CgroupTree> cgroups_;

@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include <sys/types.h>
+
 namespace pyro::supervise {
 
 // A process that cannot be confused with another that got its pid later.
@@ -22,8 +24,9 @@ struct ProcessIdentity {
 struct ExitStatus {
     int code = 0;                  // meaningful when signal is 0
     int signal = 0;
+    bool out_of_memory = false;    // its scope reached memory_max, and something in it was killed for that
     bool known = true;             // false for an adopted process, which is not our child: only that it ended is known
-    std::string describe() const;  // "exit status 1", "killed by signal 9", "ended"
+    std::string describe() const;  // "exit status 1", "killed by signal 9", "killed: out of memory", "ended"
 };
 
 // A running or ended program. Dropping the last reference does not end it; kill() does.
@@ -39,8 +42,12 @@ public:
 // What a program and everything it starts live in.
 struct Scope {
     std::string name;              // unique within the instance, [a-z0-9-]
-    std::uint64_t memory_max = 0;  // bytes; 0 is no limit of its own
+    // 0 is no limit of its own. Memory and tasks are limits the host must be able to set where it has cgroups of that kind.
+    std::uint64_t memory_max = 0;  // bytes; beyond it all in the scope are killed
     std::uint64_t tasks_max = 0;
+    std::uint64_t cpu_percent = 0; // of one processor
+    std::uint64_t io_bytes_per_second = 0;  // read, and written, each, on `io_device`
+    dev_t io_device = 0;           // a whole disk
 };
 
 // What this host lets the supervisor enforce.
@@ -48,6 +55,8 @@ struct Capabilities {
     bool kills_whole_tree = false;  // also what left its process group and session
     bool limits_memory = false;
     bool limits_tasks = false;
+    bool limits_cpu = false;
+    bool limits_io = false;
     std::string how;                // for doctor: where the cgroups are, or why there are none
 };
 

@@ -163,7 +163,8 @@ ExitReason reason_of(const InstanceState& state, const supervise::ExitStatus& st
     out.by_guest = state.shutdown == "guest-shutdown" || state.shutdown == "guest-reset";
     // A kernel that panics resets: only its console tells that from a power-off.
     const bool panicked = state.console.view().find("Kernel panic - not syncing") != std::string_view::npos;
-    if (out.by_guest) out.text = panicked ? "the guest's kernel panicked" : "the guest powered off";
+    if (status.out_of_memory) out.text = "it needed more memory than it may have, and was killed (out of memory)";
+    else if (out.by_guest) out.text = panicked ? "the guest's kernel panicked" : "the guest powered off";
     else if (!state.shutdown.empty()) out.text = "QEMU was told to end (" + state.shutdown + ")";
     else if (state.killed_for_it) out.text = "QEMU was ended: " + state.control_lost->message();
     else if (status.known) out.text = "QEMU ended: " + status.describe();
@@ -568,6 +569,9 @@ private:
         // is charged for both.
         if (fds.devices) scope.memory_max += static_cast<std::uint64_t>(launch.spec.mem_mib) << 20;
         scope.tasks_max = 128 + static_cast<std::uint64_t>(launch.spec.vcpu_count);
+        scope.cpu_percent = 100 * (static_cast<std::uint64_t>(launch.spec.vcpu_count) + 1);  // and one for the devices
+        scope.io_bytes_per_second = config_.io_bytes_per_second;
+        scope.io_device = config_.io_device;
 
         auto state = std::make_shared<InstanceState>(executor_, supervisor_);
         state->id = id;

@@ -204,6 +204,57 @@ TEST_CASE("killing a scope reaches what left its group and session") {
     });
 }
 
+TEST_CASE("what needs more memory than its scope may have is killed, and that is said") {
+    if (!is_root()) return;
+    run_coro([]() -> io::Task<void> {
+        auto supervisor = supervise::make_plain_supervisor(instance);
+        if (!supervisor->capabilities().limits_memory) {
+            WARN("no memory cgroup is writable: memory is not limited");
+            co_return;
+        }
+        supervise::Scope scope;
+        scope.name = "greedy";
+        scope.memory_max = 32 << 20;
+        scope.cpu_percent = 200;
+        Command greedy = shell("x=0123456789abcdef; while :; do x=$x$x; done");
+        auto process = co_await supervisor->spawn(std::move(greedy), scope, no_record);
+        ExitStatus status = co_await process->wait(never);
+        REQUIRE(status.out_of_memory);
+        REQUIRE(status.describe() == "killed: out of memory");
+        co_await supervisor->remove("greedy", never);
+        // A program that is killed by somebody else in the same scope's successor was not.
+        Command innocent = shell("kill -9 $$");
+        process = co_await supervisor->spawn(std::move(innocent), scope, no_record);
+        status = co_await process->wait(never);
+        REQUIRE_FALSE(status.out_of_memory);
+        REQUIRE(status.signal == SIGKILL);
+        co_await supervisor->remove("greedy", never);
+    });
+}
+
+TEST_CASE("a scope's processor time is limited where the host can") {
+    if (!is_root()) return;
+    run_coro([]() -> io::Task<void> {
+        auto supervisor = supervise::make_plain_supervisor(instance);
+        if (!supervisor->capabilities().limits_cpu) {
+            WARN("no cpu cgroup is writable: processor time is not limited");
+            co_return;
+        }
+        supervise::Scope scope;
+        scope.name = "busy";
+        scope.cpu_percent = 150;
+        auto [read_end, write_end] = make_test_pipe();
+        Command command = shell("for f in $(sed -n 's/^[0-9]*:cpu:/\\/sys\\/fs\\/cgroup\\/cpu/p' /proc/self/cgroup)/cpu.cfs_quota_us "
+                                "/sys/fs/cgroup$(sed -n 's/^0:://p' /proc/self/cgroup)/cpu.max; do test -e $f && cat $f; done");
+        command.fds.push_back({std::move(write_end), 1});
+        auto process = co_await supervisor->spawn(std::move(command), scope, no_record);
+        const std::string said = co_await read_all(std::move(read_end));
+        REQUIRE(said.starts_with("150000"));
+        co_await process->wait(never);
+        co_await supervisor->remove("busy", never);
+    });
+}
+
 TEST_CASE("a scope removed takes along what its program left behind") {
     run_coro([]() -> io::Task<void> {
         auto supervisor = supervise::make_plain_supervisor(instance);

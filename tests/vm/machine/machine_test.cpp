@@ -122,6 +122,9 @@ std::vector<pid_t> vm_processes() {
     return out;
 }
 
+// For a QEMU that is a script: what runs it.
+const std::vector<std::string> whole_system{"/bin", "/dev/null", "/lib", "/lib64", "/usr"};
+
 struct Options {
     std::string qemu = setting("PYRO_TEST_QEMU", "/usr/bin/qemu-system-x86_64"), kernel = ::kernel, initramfs = ::initramfs, kvm_device = "/nonexistent/kvm";
     std::vector<std::string> more_files;
@@ -615,13 +618,14 @@ TEST_CASE("a spare that stands still before it has its seed is given up, and its
 TEST_CASE("an image whose clones do not go on is thrown away, and its machine boots") {
     Directories programs;
     fs::permissions(programs.path, fs::perms(0755));
-    std::ofstream(programs.path + "/qemu") << "#!/bin/sh\ncase \"$*\" in *-incoming*) " + GENERATE(as<std::string>(), "kill -STOP $$", "exit 3") +
+    std::ofstream(programs.path + "/qemu") << "#!/bin/sh\ncase \"$*\" in *-incoming*) " + GENERATE(as<std::string>(), "exec sleep 10000", "exit 3") +
                                                   ";; esac\nexec /usr/bin/qemu-system-x86_64 \"$@\"\n";
     fs::permissions(programs.path + "/qemu", fs::perms(0755));
     Options warm;
     warm.templates = true;
     warm.patience = 8s;
     warm.qemu = programs.path + "/qemu";
+    warm.more_files = whole_system;
     on_host(warm, [](Host& host) -> io::Task<void> {
         co_await have_template(host, TemplateTier::pristine);
         auto machine = co_await host.registry.create(request());
@@ -732,7 +736,7 @@ TEST_CASE("a QEMU that misbehaves is ended, and the error says what it did") {
     Options fake;
     fake.qemu = programs.path + "/qemu";
     fake.kernel = programs.path + "/script";
-    fake.more_files = {"/bin", "/lib", "/lib64", "/usr"};  // a Python
+    fake.more_files = whole_system;
     fake.patience = 1s;
     INFO(mode);
     on_host(fake, [message = message, attempts = attempts](Host& host) -> io::Task<void> {
