@@ -172,7 +172,7 @@ chardev=qmp,mode=control
     REQUIRE(command.as->uid == 2000007);
     REQUIRE(command.as->gid == 2000007);
     REQUIRE(command.as->groups.empty());
-    REQUIRE(command.unshare_flags == (CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS));
+    REQUIRE(command.unshare_flags == (CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWPID));
     REQUIRE(command.dies_with_daemon);
     std::vector<int> numbers;
     for (const auto& passed : command.fds) numbers.push_back(passed.number);
