@@ -24,6 +24,13 @@ void check_spawn(int error, const std::string& what) {
     if (error != 0) throw Error::from_errno(what, error);
 }
 
+std::vector<char*> pointers(std::vector<std::string>& words) {
+    std::vector<char*> out;
+    for (std::string& word : words) out.push_back(word.data());
+    out.push_back(nullptr);
+    return out;
+}
+
 UniqueFd memory_file(const char* name) {
     UniqueFd file(::memfd_create(name, MFD_CLOEXEC));
     if (!file) throw Error::from_errno("make a file in memory");
@@ -44,11 +51,9 @@ Pipe::Pipe() {
     write.reset(ends[1]);
 }
 
-Child::Child(const std::vector<std::string>& words, Files files) {
-    std::vector<std::string> copies(words);
-    std::vector<char*> argv;
-    for (std::string& word : copies) argv.push_back(word.data());
-    argv.push_back(nullptr);
+Child::Child(const std::vector<std::string>& words, Files files, const std::vector<std::string>* environment, const std::string& directory) {
+    std::vector<std::string> copies(words), variables(environment ? *environment : std::vector<std::string>());
+    std::vector<char*> argv = pointers(copies), envp = pointers(variables);
 
     posix_spawn_file_actions_t actions;
     posix_spawnattr_t attributes;
@@ -59,6 +64,7 @@ Child::Child(const std::vector<std::string>& words, Files files) {
         if (wanted[fd] < 0) ::posix_spawn_file_actions_addopen(&actions, fd, "/dev/null", O_RDWR, 0);
         else ::posix_spawn_file_actions_adddup2(&actions, wanted[fd], fd);
     }
+    if (!directory.empty()) check_spawn(::posix_spawn_file_actions_addchdir_np(&actions, directory.c_str()), "prepare a process");
     // We ignore SIGPIPE; whoever we start does not expect to.
     sigset_t as_by_default;
     ::sigemptyset(&as_by_default);
@@ -66,7 +72,7 @@ Child::Child(const std::vector<std::string>& words, Files files) {
     ::posix_spawnattr_setsigdefault(&attributes, &as_by_default);
     ::posix_spawnattr_setpgroup(&attributes, 0);
     ::posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETPGROUP);
-    const int error = ::posix_spawnp(&pid_, argv[0], &actions, &attributes, argv.data(), environ);
+    const int error = ::posix_spawnp(&pid_, argv[0], &actions, &attributes, argv.data(), environment ? envp.data() : environ);
     ::posix_spawn_file_actions_destroy(&actions);
     ::posix_spawnattr_destroy(&attributes);
     check_spawn(error, "start " + words.front());
@@ -108,6 +114,18 @@ bool Child::readable_before_end(int fd, Signals& signals) {
         if (::poll(waiting, 3, -1) < 0 && errno != EINTR) throw Error::from_errno("wait for a process");
         pass_on(signals);
         if (waiting[1].revents) return false;
+        if (waiting[0].revents) return true;
+    }
+}
+
+bool Child::readable_until(int fd, std::chrono::steady_clock::time_point until, Signals& signals) {
+    pollfd waiting[] = {{fd, POLLIN, 0}, {signals.fd(), POLLIN, 0}};
+    for (;;) {
+        const auto left = std::chrono::ceil<std::chrono::milliseconds>(until - std::chrono::steady_clock::now());
+        if (left.count() <= 0) return false;
+        if (::poll(waiting, 2, static_cast<int>(left.count())) < 0 && errno != EINTR) throw Error::from_errno("wait for a process");
+        pass_on(signals);
+        if (interrupted_by_) throw Interrupted(*interrupted_by_);
         if (waiting[0].revents) return true;
     }
 }

@@ -20,8 +20,9 @@ public:
     struct Files {
         int in = -1, out = -1, err = -1;  // -1: /dev/null
     };
-    // `words` begin with the program: a path, or a name that PATH has. Throws if it cannot be executed.
-    Child(const std::vector<std::string>& words, Files files);
+    // `words` begin with the program: a path, or a name that PATH has. Throws if it cannot be executed. With `environment` ("K=V"
+    // each) that instead of ours.
+    Child(const std::vector<std::string>& words, Files files, const std::vector<std::string>* environment = nullptr, const std::string& directory = {});
     ~Child();
     Child(const Child&) = delete;
     Child& operator=(const Child&) = delete;
@@ -31,6 +32,8 @@ public:
     int wait(Signals* signals);
     // Whether `fd` can be read, or is at its end, before the process has ended. Interruptible too.
     bool readable_before_end(int fd, Signals& signals);
+    // Until `fd` can be read or is at its end, or the time is over: false. Interruptible too.
+    bool readable_until(int fd, std::chrono::steady_clock::time_point until, Signals& signals);
 
 private:
     void pass_on(Signals& signals);

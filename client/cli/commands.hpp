@@ -1,8 +1,10 @@
 // What each command does; each gives the exit status. Errors are thrown and rendered by cli_main.
 #pragma once
 #include "client/cli/args.hpp"
+#include "client/cli/render.hpp"
 #include "client/lib/connection.hpp"
 #include "proto/exec.hpp"
+#include "proto/system.hpp"
 
 #include <initializer_list>
 #include <string>
@@ -47,6 +49,13 @@ int completion_command(const Invocation& call);
 int complete_command(const std::vector<std::string>& args) noexcept;
 // `pyro mcp ...` is the program pyro-mcp beside this one.
 [[noreturn]] void become_mcp(const std::vector<std::string>& args);
+std::string own_path();  // this program's, whole
+// `pyro host connect` and so on: the client's alone.
+int host_connect_command(const Invocation& call);
+int host_disconnect_command(const Invocation& call);
+int host_print_config_command(const Invocation& call);
+int host_doctor_command(const Invocation& call);
+int host_repair_command(const Invocation& call);
 
 std::string completion_script(Shell shell);
 
@@ -63,6 +72,8 @@ std::string ending_words(const Ending& ending);  // " exit_code=0" and so on, fo
 // What else is to be said of it, in lines of pyro's own.
 std::string complaints(const Ending& ending, std::int64_t timeout_seconds, std::string_view more_memory);
 std::string run_footer(const proto::ExecResult& result);
+// PASS, WARN, FAIL and a count of each; `more` ends the last line.
+std::string render_checks(const std::vector<proto::Check>& checks, Style style, const std::string& more = {});
 proto::RunReport report_of(const proto::ExecResult& result, const Capture& out, const Capture& err);
 
 }  // namespace pyro::client

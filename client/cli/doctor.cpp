@@ -38,25 +38,23 @@ Check failed_check(std::string name, const Error& error) {
     return {std::move(name), CheckStatus::fail, error.message(), command.empty() ? std::nullopt : std::optional(std::move(command))};
 }
 
-std::string render_checks(const proto::SystemDoctorResult& result, Style style) {
+}  // namespace
+
+std::string render_checks(const std::vector<Check>& checks, Style style, const std::string& more) {
     static constexpr std::string_view words[] = {"PASS", "WARN", "FAIL"}, colours[] = {"\x1b[32m", "\x1b[33m", "\x1b[31m"};
     std::size_t width = 0, counts[3] = {};
-    for (const Check& check : result.checks) width = std::max(width, check.name.size());
+    for (const Check& check : checks) width = std::max(width, check.name.size());
     std::string out;
-    for (const Check& check : result.checks) {
+    for (const Check& check : checks) {
         const auto which = static_cast<std::size_t>(check.status);
         ++counts[which];
         out += (style.colour ? std::string(colours[which]) + std::string(words[which]) + "\x1b[0m" : std::string(words[which])) + "  ";
         out += printable(check.name) + std::string(width - check.name.size() + 2, ' ') + printable(check.detail) + "\n";
         if (check.fix && check.status != CheckStatus::pass) out += "      fix: " + printable(*check.fix) + "\n";
     }
-    out += std::to_string(counts[0]) + " passed, " + std::to_string(counts[1]) + " warnings, " + std::to_string(counts[2]) + " failed";
-    if (result.execution_mode)
-        out += "; VMs run as " + std::string(enum_names(proto::ExecutionMode{})[static_cast<std::size_t>(*result.execution_mode)]);
-    return out + "\n";
+    out += std::to_string(counts[0]) + " passed, " + std::to_string(counts[1]) + " warnings, " + std::to_string(counts[2]) + " failed" + more + "\n";
+    return out;
 }
-
-}  // namespace
 
 int doctor_command(const Invocation& call) {
     proto::SystemDoctorResult all;
@@ -88,7 +86,7 @@ int doctor_command(const Invocation& call) {
     }
     all.ok = std::none_of(all.checks.begin(), all.checks.end(), [](const Check& c) { return c.status == CheckStatus::fail; });
     write_stdout(call.globals.json ? document(in_table_order(proto::type_of<proto::SystemDoctorResult>(), proto::to_wire(all)))
-                                   : render_checks(all, style_for(STDOUT_FILENO)));
+                                   : render_checks(all.checks, style_for(STDOUT_FILENO), all.execution_mode ? "; VMs run as " + std::string(name_of(*all.execution_mode)) : ""));
     return all.ok ? status::ok : status::doctor_failed;
 }
 

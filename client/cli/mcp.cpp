@@ -5,11 +5,16 @@
 
 namespace pyro::client {
 
-void become_mcp(const std::vector<std::string>& args) {
+std::string own_path() {
     std::string self(4096, '\0');
     const ssize_t n = ::readlink("/proc/self/exe", self.data(), self.size());
     if (n <= 0) throw Error::from_errno("find this program's folder");
     self.resize(static_cast<std::size_t>(n));
+    return self;
+}
+
+void become_mcp(const std::vector<std::string>& args) {
+    const std::string self = own_path();
     std::string program = self.substr(0, self.rfind('/') + 1) + "pyro-mcp";
     std::vector<char*> argv{program.data()};
     std::vector<std::string> words(args);

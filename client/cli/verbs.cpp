@@ -1,5 +1,6 @@
 #include "client/cli/verbs.hpp"
 
+#include "client/cli/host_options.hpp"
 #include "client/cli/workspace_options.hpp"
 #include "proto/api.hpp"
 #include "proto/codec.hpp"
@@ -39,6 +40,9 @@ std::vector<Verb> table_verbs(proto::Methods<M...>) {
     return out;
 }
 
+template <class Params>
+Verb own_verb(std::string_view words) { return {words, Params::doc, &proto::type_of<Params>, nullptr, &check_params<Params>}; }
+
 constexpr std::string_view workspace_path = R"(
   pyro workspace create debian:12 --seed-path . --name fix
   pyro workspace exec fix -- git status
@@ -47,12 +51,19 @@ constexpr std::string_view workspace_path = R"(
   pyro workspace delete fix
 )";
 
+constexpr std::string_view host_path = R"(
+  pyro doctor
+  pyro host connect claude-code
+  pyro host doctor claude-code
+)";
+
 constexpr std::array all_groups{
     Group{"env", "Environments: list, fetch, inspect and remove what VMs start from."},
     Group{"vm", "VMs one step at a time: create, start, exec, stop, delete."},
     Group{"workspace", "Workspaces: machines that stay, with your files in /workspace, to work in until they are deleted.", workspace_path},
     Group{"workspace file", "Files of a workspace: list, read, write.", workspace_path},
     Group{"workspace patch", "Patches to the files of a workspace.", workspace_path},
+    Group{"host", "Chat hosts: let Claude Code, Codex and OpenCode use pyro, by their own configuration files.", host_path},
     Group{"workspace sync", "Files of this host into a workspace.", workspace_path},
 };
 
@@ -61,9 +72,14 @@ constexpr std::array all_groups{
 const std::vector<Verb>& verbs() {
     static const std::vector<Verb> all = [] {
         auto list = table_verbs(proto::Api{});
-        list.push_back({"demo", DemoParams::doc, &proto::type_of<DemoParams>, nullptr, &check_params<DemoParams>});
-        list.push_back({"bench", BenchParams::doc, &proto::type_of<BenchParams>, nullptr, &check_params<BenchParams>});
-        list.push_back({"completion", CompletionParams::doc, &proto::type_of<CompletionParams>, nullptr, &check_params<CompletionParams>});
+        list.push_back(own_verb<DemoParams>("demo"));
+        list.push_back(own_verb<BenchParams>("bench"));
+        list.push_back(own_verb<HostConnectParams>("host connect"));
+        list.push_back(own_verb<HostDisconnectParams>("host disconnect"));
+        list.push_back(own_verb<HostPrintParams>("host print-config"));
+        list.push_back(own_verb<HostDoctorParams>("host doctor"));
+        list.push_back(own_verb<HostRepairParams>("host repair"));
+        list.push_back(own_verb<CompletionParams>("completion"));
         return list;
     }();
     return all;
