@@ -63,8 +63,8 @@ constexpr std::array all_groups{
     Group{"workspace", "Workspaces: machines that stay, with your files in /workspace, to work in until they are deleted.", workspace_path},
     Group{"workspace file", "Files of a workspace: list, read, write.", workspace_path},
     Group{"workspace patch", "Patches to the files of a workspace.", workspace_path},
-    Group{"host", "Chat hosts: let Claude Code, Codex and OpenCode use pyro, by their own configuration files.", host_path},
     Group{"workspace sync", "Files of this host into a workspace.", workspace_path},
+    Group{"host", "Chat hosts: let Claude Code, Codex and OpenCode use pyro, by their own configuration files.", host_path},
 };
 
 }  // namespace

@@ -189,7 +189,7 @@ Json without_empty(Json document, const KeyPath& path) {
 Json set_at(Json document, const KeyPath& path, const Json& values) {
     Json* at = &document;
     for (const std::string& key : path) {
-        if (!at->is_object()) throw Error(ErrorCode::invalid_argument, "what leads to " + joined(path) + " is not a table");
+        if (!at->is_object() && !at->is_null()) throw Error(ErrorCode::invalid_argument, "what leads to " + joined(path) + " is not a table");
         at = &(*at)[key];
     }
     if (!at->is_object() && !at->is_null()) throw Error(ErrorCode::invalid_argument, joined(path) + " is not a table");

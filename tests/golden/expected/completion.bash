@@ -2,13 +2,14 @@
 
 _pyro_commands() {
     case $1 in
-        '') echo 'env vm workspace doctor prepare run demo bench completion' ;;
+        '') echo 'env vm workspace host doctor prepare run demo bench completion' ;;
         'env') echo 'list pull inspect prune' ;;
         'vm') echo 'create start exec stop delete status network-info list reap-expired' ;;
         'workspace') echo 'file patch sync create list status summary update start stop exec ps attach kill logs diff export reset delete reap-expired' ;;
         'workspace file') echo 'list read write' ;;
         'workspace patch') echo 'apply' ;;
         'workspace sync') echo 'push' ;;
+        'host') echo 'connect disconnect print-config doctor repair' ;;
     esac
 }
 
@@ -54,6 +55,11 @@ _pyro_flags() {
         'workspace reap-expired') echo '--json --socket --help' ;;
         'demo') echo '--json --socket --help' ;;
         'bench') echo '--runs --rows --density --command --json --socket --help' ;;
+        'host connect') echo '--scope --name --profile --mode --environment --project-path --repo-url --repo-ref --no-project-source --allow-path --allow-host-compat --dry-run --json --socket --help' ;;
+        'host disconnect') echo '--scope --name --dry-run --json --socket --help' ;;
+        'host print-config') echo '--scope --name --profile --mode --environment --project-path --repo-url --repo-ref --no-project-source --allow-path --allow-host-compat --json --socket --help' ;;
+        'host doctor') echo '--scope --name --json --socket --help' ;;
+        'host repair') echo '--scope --name --profile --mode --environment --project-path --repo-url --repo-ref --no-project-source --allow-path --allow-host-compat --dry-run --json --socket --help' ;;
         'completion') echo '--json --socket --help' ;;
         *) echo '--json --socket --help --version' ;;
     esac
@@ -124,6 +130,37 @@ _pyro_value() {
         'bench --rows') echo none ;;
         'bench --density') echo none ;;
         'bench --command') echo none ;;
+        'host connect --scope') echo '=user project local' ;;
+        'host connect --name') echo none ;;
+        'host connect --profile') echo '=vm-run workspace-core workspace-full' ;;
+        'host connect --mode') echo '=repro-fix inspect' ;;
+        'host connect --environment') echo environment ;;
+        'host connect --project-path') echo file ;;
+        'host connect --repo-url') echo none ;;
+        'host connect --repo-ref') echo none ;;
+        'host connect --allow-path') echo file ;;
+        'host disconnect --scope') echo '=user project local' ;;
+        'host disconnect --name') echo none ;;
+        'host print-config --scope') echo '=user project local' ;;
+        'host print-config --name') echo none ;;
+        'host print-config --profile') echo '=vm-run workspace-core workspace-full' ;;
+        'host print-config --mode') echo '=repro-fix inspect' ;;
+        'host print-config --environment') echo environment ;;
+        'host print-config --project-path') echo file ;;
+        'host print-config --repo-url') echo none ;;
+        'host print-config --repo-ref') echo none ;;
+        'host print-config --allow-path') echo file ;;
+        'host doctor --scope') echo '=user project local' ;;
+        'host doctor --name') echo none ;;
+        'host repair --scope') echo '=user project local' ;;
+        'host repair --name') echo none ;;
+        'host repair --profile') echo '=vm-run workspace-core workspace-full' ;;
+        'host repair --mode') echo '=repro-fix inspect' ;;
+        'host repair --environment') echo environment ;;
+        'host repair --project-path') echo file ;;
+        'host repair --repo-url') echo none ;;
+        'host repair --repo-ref') echo none ;;
+        'host repair --allow-path') echo file ;;
         *) return 1 ;;
     esac
 }
@@ -175,6 +212,11 @@ _pyro_place() {
         'workspace delete 0') echo workspace ;;
         'demo 0') echo environment ;;
         'bench 0') echo environment ;;
+        'host connect 0') echo '=claude-code codex opencode' ;;
+        'host disconnect 0') echo '=claude-code codex opencode' ;;
+        'host print-config 0') echo '=claude-code codex opencode' ;;
+        'host doctor 0') echo '=claude-code codex opencode' ;;
+        'host repair 0') echo '=claude-code codex opencode' ;;
         'completion 0') echo '=bash zsh fish' ;;
         *) echo none ;;
     esac

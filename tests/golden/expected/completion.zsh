@@ -428,6 +428,86 @@ _pyro_bench() {
         '1:ENVIRONMENT:_pyro_environments'
 }
 
+_pyro_host_connect() {
+    _arguments -s -S \
+        --scope='[user\: all of your projects (default); project\: a file in this one, for all who work on it; local (Claude Code)\: you, in this directory]:SCOPE:(user project local)' \
+        --name='[The server'\''s name in the host]:NAME: ' \
+        --profile='[Which tools the model has; else workspace-core]:PROFILE:(vm-run workspace-core workspace-full)' \
+        --mode='[Tools and descriptions for one task, instead of a profile]:MODE:(repro-fix inspect)' \
+        --environment='[What machines are made of unless a call says otherwise]:ENVIRONMENT:_pyro_environments' \
+        --project-path='[Seed workspaces from this checkout or directory; else from the one the host starts the server in]:PATH:_files' \
+        --repo-url='[Seed workspaces from a clone of this repository]:URL: ' \
+        --repo-ref='[Branch, tag or commit of it]:REF: ' \
+        --no-project-source'[Seed workspaces from nothing]' \
+        '*'--allow-path='[The model may name paths below this one too]:PATH:_files' \
+        --allow-host-compat'[The model may ask for a sandbox on the host where no guest can boot]' \
+        --dry-run'[Say what would change, and change nothing]' \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]' \
+        '1:HOST:(claude-code codex opencode)'
+}
+
+_pyro_host_disconnect() {
+    _arguments -s -S \
+        --scope='[user, project or local; else wherever the server is configured]:SCOPE:(user project local)' \
+        --name='[The server'\''s name in the host]:NAME: ' \
+        --dry-run'[Say what would change, and change nothing]' \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]' \
+        '1:HOST:(claude-code codex opencode)'
+}
+
+_pyro_host_print_config() {
+    _arguments -s -S \
+        --scope='[user\: all of your projects (default); project\: a file in this one, for all who work on it; local (Claude Code)\: you, in this directory]:SCOPE:(user project local)' \
+        --name='[The server'\''s name in the host]:NAME: ' \
+        --profile='[Which tools the model has; else workspace-core]:PROFILE:(vm-run workspace-core workspace-full)' \
+        --mode='[Tools and descriptions for one task, instead of a profile]:MODE:(repro-fix inspect)' \
+        --environment='[What machines are made of unless a call says otherwise]:ENVIRONMENT:_pyro_environments' \
+        --project-path='[Seed workspaces from this checkout or directory; else from the one the host starts the server in]:PATH:_files' \
+        --repo-url='[Seed workspaces from a clone of this repository]:URL: ' \
+        --repo-ref='[Branch, tag or commit of it]:REF: ' \
+        --no-project-source'[Seed workspaces from nothing]' \
+        '*'--allow-path='[The model may name paths below this one too]:PATH:_files' \
+        --allow-host-compat'[The model may ask for a sandbox on the host where no guest can boot]' \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]' \
+        '1:HOST:(claude-code codex opencode)'
+}
+
+_pyro_host_doctor() {
+    _arguments -s -S \
+        --scope='[user, project or local; else wherever the server is configured]:SCOPE:(user project local)' \
+        --name='[The server'\''s name in the host]:NAME: ' \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]' \
+        '1:HOST:(claude-code codex opencode)'
+}
+
+_pyro_host_repair() {
+    _arguments -s -S \
+        --scope='[user, project or local; else wherever the server is configured]:SCOPE:(user project local)' \
+        --name='[The server'\''s name in the host]:NAME: ' \
+        --profile='[Which tools the model has; else workspace-core]:PROFILE:(vm-run workspace-core workspace-full)' \
+        --mode='[Tools and descriptions for one task, instead of a profile]:MODE:(repro-fix inspect)' \
+        --environment='[What machines are made of unless a call says otherwise]:ENVIRONMENT:_pyro_environments' \
+        --project-path='[Seed workspaces from this checkout or directory; else from the one the host starts the server in]:PATH:_files' \
+        --repo-url='[Seed workspaces from a clone of this repository]:URL: ' \
+        --repo-ref='[Branch, tag or commit of it]:REF: ' \
+        --no-project-source'[Seed workspaces from nothing]' \
+        '*'--allow-path='[The model may name paths below this one too]:PATH:_files' \
+        --allow-host-compat'[The model may ask for a sandbox on the host where no guest can boot]' \
+        --dry-run'[Say what would change, and change nothing]' \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]' \
+        '1:HOST:(claude-code codex opencode)'
+}
+
 _pyro_completion() {
     _arguments -s -S \
         --json'[Print one JSON document]' \
@@ -626,12 +706,42 @@ _pyro_workspace_sync() {
     esac
 }
 
+_pyro_host() {
+    local curcontext="$curcontext" state line
+    local -a commands=(
+        'connect:Configure a chat host to start `pyro mcp serve`. Done twice it is done once; everything else in its file stays as it is.'
+        'disconnect:Take pyro out of a chat host'\''s configuration.'
+        'print-config:Print what `pyro host connect` would put into an empty file, to paste elsewhere.'
+        'doctor:Check a chat host'\''s configuration, and that the server it would start answers and reaches the daemon.'
+        'repair:Mend what `pyro host doctor` finds wrong in the configuration. The server'\''s options stay as configured unless any are given.'
+    )
+    _arguments -C \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]' \
+        '1:command:->command' \
+        '*::argument:->argument'
+    case $state in
+        command) _describe command commands ;;
+        argument)
+            case $words[1] in
+                connect) _pyro_host_connect ;;
+                disconnect) _pyro_host_disconnect ;;
+                print-config) _pyro_host_print_config ;;
+                doctor) _pyro_host_doctor ;;
+                repair) _pyro_host_repair ;;
+            esac
+            ;;
+    esac
+}
+
 _pyro() {
     local curcontext="$curcontext" state line
     local -a commands=(
         'env:Environments\: list, fetch, inspect and remove what VMs start from.'
         'vm:VMs one step at a time\: create, start, exec, stop, delete.'
         'workspace:Workspaces\: machines that stay, with your files in /workspace, to work in until they are deleted.'
+        'host:Chat hosts\: let Claude Code, Codex and OpenCode use pyro, by their own configuration files.'
         'doctor:Check the host\: can it boot a guest, and is everything pyro needs in place?'
         'prepare:Make an environment ready for the fastest starts\: install it, make its memory images, run something once.'
         'run:Start a microVM from an environment, run one command in it, and clean it up.'
@@ -653,6 +763,7 @@ _pyro() {
                 env) _pyro_env ;;
                 vm) _pyro_vm ;;
                 workspace) _pyro_workspace ;;
+                host) _pyro_host ;;
                 doctor) _pyro_doctor ;;
                 prepare) _pyro_prepare ;;
                 run) _pyro_run ;;
