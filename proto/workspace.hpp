@@ -152,8 +152,10 @@ struct WorkspaceList {
 struct WorkspaceStatusParams {
     static constexpr std::string_view doc = "Show one workspace.";
     std::string workspace_id;
+    std::int64_t wait_seconds = 0;
     static constexpr auto fields() {
-        return std::array{field<&WorkspaceStatusParams::workspace_id>("workspace_id", "Id, unique beginning of an id, or name", limits::workspace)};
+        return std::array{field<&WorkspaceStatusParams::workspace_id>("workspace_id", "Id, unique beginning of an id, or name", limits::workspace),
+                          field<&WorkspaceStatusParams::wait_seconds>("wait_seconds", "While it is creating, wait so long for that to end", {.value = "SECONDS", .min = 0, .max = 3600, .defaulted = true})};
     }
 };
 struct WorkspaceStatus {

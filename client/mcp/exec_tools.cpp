@@ -105,6 +105,14 @@ ordered_json report_of(const json& info) {
 
 std::string in_logs(const std::string& exec) { return "workspace_logs with exec_id " + exec + " has all of it"; }
 
+// One that was cut, with the resource that has it all.
+mcp::ToolResult with_logs(ordered_json result) {
+    if (!result["truncated"].get<bool>()) return mcp::ToolResult::data(std::move(result));
+    const std::string exec = result.value("exec_id", "");
+    const std::string uri = workspace_uri(result.value("workspace_id", ""), "logs/" + exec);
+    return linked(std::move(result), {.uri = uri, .name = "logs", .title = "Output of " + exec, .mime_type = "text/plain"});
+}
+
 mcp::ToolResult workspace_exec(mcp::Call& call, const Request& request) {
     Shim& shim = request.shim;
     const auto running = std::make_shared<Running>();
@@ -124,7 +132,7 @@ mcp::ToolResult workspace_exec(mcp::Call& call, const Request& request) {
         ordered_json result = report_of(running->outcome);
         running->output.write(result, in_logs(running->exec_id));
         if (result["truncated"]) result["cursor"] = "0:0";
-        return mcp::ToolResult::data(std::move(result));
+        return with_logs(std::move(result));
     }
     std::string exec, workspace;
     operation->change([&] {
@@ -146,7 +154,7 @@ mcp::ToolResult workspace_exec(mcp::Call& call, const Request& request) {
     });
     result["state"] = info.is_null() ? "starting" : "running";
     shim.operations.let_go(operation);
-    return mcp::ToolResult::data(std::move(result));
+    return with_logs(std::move(result));
 }
 
 std::pair<std::int64_t, std::int64_t> offsets_of(const std::string& cursor) {
@@ -242,7 +250,7 @@ mcp::ToolResult workspace_logs(mcp::Call& call, const Request& request) {
     result["truncated"] = more;
     if (more || runs) result["cursor"] = std::to_string(out) + ":" + std::to_string(err);
     if (!notes.empty()) result["notes"] = notes;
-    return mcp::ToolResult::data(std::move(result));
+    return with_logs(std::move(result));
 }
 
 }  // namespace

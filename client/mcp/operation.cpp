@@ -49,16 +49,27 @@ void Operation::cancel() noexcept {
 void Operation::leave() noexcept { call_stop_.leave(); }
 
 bool Operation::wait(mcp::Call& call, Clock::time_point until, const std::function<bool()>& enough) {
-    constexpr std::chrono::seconds tick{1};
     const std::stop_callback on_stop(call.stop(), [this] { cancel(); });
+    return wait_telling(call, until, [&] { return !call.stop().stop_requested() && (Clock::now() >= until || (enough && enough())); });
+}
+
+bool Operation::watch(mcp::Call& call, Clock::time_point until) {
+    const std::stop_callback on_stop(call.stop(), [this] { change([] {}); });
+    const bool is_done = wait_telling(call, until, [&] { return call.stop().stop_requested() || Clock::now() >= until; });
+    if (!is_done && call.stop().stop_requested()) throw Cancelled();
+    return is_done;
+}
+
+// Until it is done, or `enough`.
+bool Operation::wait_telling(mcp::Call& call, Clock::time_point until, const std::function<bool()>& enough) {
+    constexpr std::chrono::seconds tick{1};
     const auto began = Clock::now();
     auto next = began + tick;
     std::unique_lock lock(mutex_);
     while (true) {
         if (done_) return true;
-        const bool taken_back = call.stop().stop_requested();
+        if (enough()) return false;
         const auto now = Clock::now();
-        if (!taken_back && (now >= until || (enough && enough()))) return false;
         if (now >= next) {
             const std::string phase = phase_;
             lock.unlock();
@@ -67,7 +78,7 @@ bool Operation::wait(mcp::Call& call, Clock::time_point until, const std::functi
             next += tick;
             continue;
         }
-        changed_.wait_until(lock, taken_back ? next : std::min(until, next));
+        changed_.wait_until(lock, until > now ? std::min(until, next) : next);
     }
 }
 
@@ -112,17 +123,24 @@ Operations::~Operations() {
     for (const auto& operation : let_go_) operation->leave();
 }
 
-mcp::ToolResult Operations::run(mcp::Call& call, const std::string& tool, const std::shared_ptr<Operation>& operation, std::function<mcp::ToolResult(const std::string& id)> running) {
+mcp::ToolResult Operations::run(mcp::Call& call, const std::string& tool, const std::shared_ptr<Operation>& operation, std::function<mcp::ToolResult(const std::string& id)> running, std::string called) {
     const auto until = Clock::now() + longest_call;
     if (operation->wait(call, until)) return operation->result();
     const std::string id = new_id();
-    const Kept kept{tool, operation, std::move(running), Clock::now()};
+    const Kept kept{tool, operation, std::move(running), Clock::now(), std::move(called)};
     {
         const std::lock_guard lock(mutex_);
         forget_old();
         kept_[id] = kept;
     }
     return kept.running(id);
+}
+
+std::optional<std::pair<std::string, Operations::Kept>> Operations::find(const std::string& tool, const std::string& id_or_name) {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [id, kept] : kept_)
+        if (kept.tool == tool && (id == id_or_name || (kept.called == id_or_name && !kept.operation->done()))) return std::pair(id, kept);
+    return std::nullopt;
 }
 
 mcp::ToolResult Operations::resume(mcp::Call& call, const std::string& tool, const std::string& id) {

@@ -33,6 +33,8 @@ public:
     // Until it is done, `until` has come or `enough` holds, or the client takes the call back: then until the work has heard of it.
     // Tells the client how far it is, once a second. True: it is done.
     bool wait(mcp::Call& call, Clock::time_point until, const std::function<bool()>& enough = {});
+    // The same for somebody whose work it is not: a call that is taken back ends the wait alone, by Cancelled.
+    bool watch(mcp::Call& call, Clock::time_point until);
     bool done() const;
     mcp::ToolResult result();  // when it is done; throws what the work threw
     std::string phase() const;
@@ -56,6 +58,8 @@ public:
     }
 
 private:
+    bool wait_telling(mcp::Call& call, Clock::time_point until, const std::function<bool()>& enough);
+
     mutable std::mutex mutex_;
     std::condition_variable changed_;
     client::CallStop call_stop_;
@@ -80,10 +84,13 @@ public:
         std::shared_ptr<Operation> operation;
         std::function<mcp::ToolResult(const std::string& id)> running;  // what to answer while it is not done
         Clock::time_point since;
+        std::string called = {};  // the name of what it makes, if it was given one
     };
 
     // Does the work, or says after longest_call that it goes on.
-    mcp::ToolResult run(mcp::Call& call, const std::string& tool, const std::shared_ptr<Operation>& operation, std::function<mcp::ToolResult(const std::string& id)> running);
+    mcp::ToolResult run(mcp::Call& call, const std::string& tool, const std::shared_ptr<Operation>& operation, std::function<mcp::ToolResult(const std::string& id)> running, std::string called = {});
+    // One of the tool that is kept under this id, or that is not done and makes what is called so; with its id. It stays kept.
+    std::optional<std::pair<std::string, Kept>> find(const std::string& tool, const std::string& id_or_name);
     // Waits for what an earlier call of the tool began. Throws not_found.
     mcp::ToolResult resume(mcp::Call& call, const std::string& tool, const std::string& id);
     // Keeps it until it ends by itself.

@@ -34,6 +34,17 @@ json fetch(Shim& shim, mcp::Call& call, std::string_view method, json params, st
     return fetched->result;
 }
 
+// Percent-encodes all but unreserved characters and slashes.
+std::string in_uri(std::string_view path) {
+    std::string out;
+    for (const char c : path) {
+        const auto byte = static_cast<unsigned char>(c);
+        if (std::isalnum(byte) || std::string_view("-._~/").find(c) != std::string_view::npos) out += c;
+        else out += {'%', "0123456789ABCDEF"[byte >> 4], "0123456789ABCDEF"[byte & 15]};
+    }
+    return out;
+}
+
 std::string as_text(const ordered_json& value) { return mcp::dump(value); }
 
 std::vector<std::string> matching(const json& list, const char* member, const std::string& typed) {
@@ -46,6 +57,18 @@ std::vector<std::string> matching(const json& list, const char* member, const st
 }
 
 }  // namespace
+
+mcp::ToolResult linked(ordered_json result, mcp::ResourceInfo resource) {
+    // What is in it is complete by itself: the link is beside the text, for hosts that let people or models follow it.
+    mcp::ToolResult out{.content = {mcp::Content::text(mcp::dump(result)), mcp::Content::link(resource)}};
+    out.structured = std::move(result);
+    return out;
+}
+
+std::string workspace_uri(const std::string& workspace, const std::string& below) { return "pyro://workspaces/" + in_uri(workspace) + "/" + in_uri(below); }
+mcp::ResourceInfo host_file(const std::string& path) {
+    return {.uri = "file://" + in_uri(path), .name = path.substr(path.rfind('/') + 1), .description = "On the user's host"};
+}
 
 void add_resources(mcp::Server& server, Shim& shim) {
     const auto workspaces = [&shim](mcp::Call& call) { return fetch(shim, call, proto::WorkspaceList::name, json::object()); };

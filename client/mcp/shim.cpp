@@ -36,14 +36,32 @@ Request sorted(Shim& shim, const ToolSpec& spec, const json& arguments) {
     return request;
 }
 
+constexpr std::string_view creator = "workspace_create";
+
 mcp::ToolResult still_running(const Request& request, const std::string& id, const Operation& operation) {
-    return mcp::ToolResult::data({{"state", request.spec.name == "workspace_create" ? "creating" : "running"}, {request.spec.handle, id}, {"phase", operation.phase()}});
+    return mcp::ToolResult::data({{"state", request.spec.name == creator ? "creating" : "running"}, {request.spec.handle, id}, {"phase", operation.phase()}});
 }
 
 mcp::ToolResult plain(Operation& operation, const Request& request) {
     ordered_json result = shaped(request.method.result(), request.call(operation));
     fit(result);
     return mcp::ToolResult::data(std::move(result));
+}
+
+// Also of one that a create of this server is still making, which the daemon may not know yet. Waits on its own time, not the daemon's
+// alone, for that create may have begun with a pull.
+mcp::ToolResult workspace_status(mcp::Call& call, Request request) {
+    const auto until = Clock::now() + std::min(std::chrono::seconds(request.params.value("wait_seconds", 0)), longest_call);
+    if (const auto made = request.shim.operations.find(std::string(creator), request.params["workspace_id"])) {
+        const auto& [id, kept] = *made;
+        if (!kept.operation->watch(call, until)) return kept.running(id);
+        request.params["workspace_id"] = kept.operation->result().structured->at("workspace_id");
+    }
+    // The rest of the time is the daemon's; it answers before a call of it is given up.
+    constexpr std::chrono::seconds for_the_answer{2};
+    const auto left = std::chrono::ceil<std::chrono::seconds>(std::min(until - Clock::now(), Clock::duration(longest_call - for_the_answer)));
+    request.params["wait_seconds"] = std::max<std::int64_t>(left.count(), 0);
+    return brief(call, request.shim, [request](Operation& operation) { return plain(operation, request); });
 }
 
 }  // namespace
@@ -54,7 +72,8 @@ mcp::ToolResult repeatable(mcp::Call& call, const Request& request, Body body) {
     if (request.own.contains(handle)) return shim.operations.resume(call, tool, request.own[handle]);
     const auto operation = std::make_shared<Operation>([request, body = std::move(body)](Operation& self) { return body(self, request); });
     const auto running = [request, weak = std::weak_ptr(operation)](const std::string& id) { return still_running(request, id, *weak.lock()); };
-    return shim.operations.run(call, tool, operation, running);
+    // While it is not there yet, workspace_status is asked for it by the name it is going to have.
+    return shim.operations.run(call, tool, operation, running, tool == creator ? request.params.value("name", "") : std::string());
 }
 
 mcp::ToolResult brief(mcp::Call& call, Shim& shim, Operation::Work work) {
@@ -69,6 +88,7 @@ mcp::Tool make_tool(Shim& shim, std::string_view name) {
     const ToolSpec& spec = spec_of(name);
     mcp::Tool tool = definition(name, shim.options);
     Handler handler = exec_handler(name);
+    if (name == "workspace_status") handler = &workspace_status;
     if (!handler) {
         Body body = transfer_body(name);
         if (!body) body = &plain;

@@ -49,6 +49,11 @@ Handler exec_handler(std::string_view tool);       // vm_run, vm_exec, workspace
 Body transfer_body(std::string_view tool);         // what carries bytes
 mcp::Tool make_tool(Shim& shim, std::string_view tool);
 
+// With where the rest of it is.
+mcp::ToolResult linked(ordered_json result, mcp::ResourceInfo resource);
+mcp::ResourceInfo host_file(const std::string& path);
+std::string workspace_uri(const std::string& workspace, const std::string& below);  // "pyro://workspaces/ID/BELOW"
+
 // The patch of a diff, as many whole files of it as fit; `left_out` counts the others.
 std::string fitting_patch(std::string_view patch, std::size_t budget, std::size_t& left_out);
 

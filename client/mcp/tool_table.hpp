@@ -117,6 +117,13 @@ struct Noted {
         return std::array{proto::field<&Noted::notes, R>("notes", "What was left out or changed")};
     }
 };
+struct StillMade {
+    static constexpr std::string_view doc = "A workspace that a create of this server is still making";
+    std::optional<std::string> operation_id, phase;
+    static constexpr auto fields() {
+        return std::array{proto::field<&StillMade::operation_id>("operation_id", "Of that create"), proto::field<&StillMade::phase>("phase", "How far it is")};
+    }
+};
 struct GoesOn {
     std::optional<std::string> state, operation_id, phase;
     template <class R>

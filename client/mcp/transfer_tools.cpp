@@ -25,6 +25,7 @@ using client::seed::SourceKind;
 namespace {
 
 constexpr std::size_t most_skips = 10;
+constexpr std::string_view workspace_root = "/workspace/";
 constexpr const char* overwrite = "overwrite:true";
 
 UniqueFd in_memory(std::string_view text) {
@@ -140,8 +141,11 @@ mcp::ToolResult read(Operation& operation, const Request& request) {
     report.encoding = text ? "utf-8" : "base64";
     report.content = text ? std::move(content) : mcp::base64(content);
     ordered_json result = shaped(proto::type_of<proto::FileReport>(), proto::to_wire(report));
-    if (info.truncated) result["next_offset"] = next;
-    return mcp::ToolResult::data(std::move(result));
+    if (!info.truncated) return mcp::ToolResult::data(std::move(result));
+    result["next_offset"] = next;
+    const std::string path = result.value("path", "");
+    const std::string below = path.starts_with(workspace_root) ? path.substr(workspace_root.size()) : path;
+    return linked(std::move(result), {.uri = workspace_uri(request.params["workspace_id"], "files/" + below), .name = below, .size = static_cast<std::uint64_t>(info.size)});
 }
 
 mcp::ToolResult diff(Operation& operation, const Request& request) {
@@ -161,7 +165,9 @@ mcp::ToolResult diff(Operation& operation, const Request& request) {
                                   " files are left out: ask with paths, or workspace_export to an output_path ending in .patch");
     if (!client::is_valid_utf8(patch)) result["notes"].push_back("bytes that are no UTF-8 were replaced: this patch does not apply; workspace_export to a .patch has them");
     fit(result, {"patch"});
-    return mcp::ToolResult::data(std::move(result));
+    if (left_out == 0 && bytes == patch.size()) return mcp::ToolResult::data(std::move(result));
+    const std::string uri = workspace_uri(result.value("workspace_id", ""), "diff");
+    return linked(std::move(result), {.uri = uri, .name = "diff", .title = "What changed", .mime_type = "text/x-diff", .size = bytes});
 }
 
 // workspace.diff into a file.
@@ -181,7 +187,7 @@ ordered_json export_patch(Operation& operation, const Request& request, const Ex
 mcp::ToolResult take_out(Operation& operation, const Request& request) {
     const auto own = request.own_as<ExportOwn>();
     const HostPaths::Found to = request.shim.paths.destination(own.output_path);
-    if (own.output_path.ends_with(".patch")) return mcp::ToolResult::data(export_patch(operation, request, own, to));
+    if (own.output_path.ends_with(".patch")) return linked(export_patch(operation, request, own, to), host_file(to.shown));
     const bool archive = own.output_path.ends_with(".tar.zst");
     client::seed::UnpackOptions options;
     options.force = own.overwrite;
@@ -217,7 +223,7 @@ mcp::ToolResult take_out(Operation& operation, const Request& request) {
     if (written.left_out > 0) out["notes"].push_back(".git was left out: git on the host would obey it. An output_path ending in .tar.zst has it");
     for (const json& note : result.value("notes", json::array())) out["notes"].push_back(note.get<std::string>());
     fit(out);
-    return mcp::ToolResult::data(std::move(out));
+    return linked(std::move(out), host_file(to.shown));
 }
 
 }  // namespace

@@ -140,7 +140,16 @@ io::Task<proto::WorkspaceListResult> WorkspaceService::serve(proto::WorkspaceLis
 }
 
 io::Task<proto::WorkspaceInfo> WorkspaceService::serve(proto::WorkspaceStatus, proto::WorkspaceStatusParams params, rpc::Call& call) {
-    const auto workspace = workspaces_.get(viewer_of(call.peer()), params.workspace_id);
+    auto workspace = workspaces_.get(viewer_of(call.peer()), params.workspace_id);
+    if (params.wait_seconds > 0) {
+        io::Deadline patience(call.executor(), std::chrono::seconds(params.wait_seconds), call.stop());
+        try {
+            co_await workspace->wait_made(patience.token());
+        } catch (const Cancelled&) {
+            if (!patience.expired()) throw;
+        }
+        workspace = workspaces_.get(viewer_of(call.peer()), workspace->id());  // it may have come to nothing
+    }
     const std::int64_t left = co_await workspace->left_processes(call.stop());
     proto::WorkspaceInfo info = info_of(*workspace);
     info.background_processes = left;

@@ -102,7 +102,10 @@ io::Task<void> WorkspaceRegistry::create(std::shared_ptr<Workspace> reserved, co
     changed_.set();
 }
 
-void WorkspaceRegistry::give_up(const std::shared_ptr<Workspace>& reserved) { workspaces_.erase(reserved->id()); }
+void WorkspaceRegistry::give_up(const std::shared_ptr<Workspace>& reserved) {
+    workspaces_.erase(reserved->id());
+    reserved->forgotten();
+}
 
 std::shared_ptr<Workspace> WorkspaceRegistry::get(state::Viewer viewer, const std::string& key) const {
     if (const auto exact = workspaces_.find(key); exact != workspaces_.end() && may_see(viewer, *exact->second)) return exact->second;
@@ -135,6 +138,7 @@ io::Task<void> WorkspaceRegistry::remove(std::shared_ptr<Workspace> workspace) {
         failure = std::current_exception();
     }
     workspaces_.erase(workspace->id());
+    workspace->forgotten();
     changed_.set();
     if (failure) std::rethrow_exception(failure);
     seeds_.trim();

@@ -26,7 +26,9 @@ void make_directory(const std::string& path) {
 
 Workspace::Workspace(WorkspaceServices& services, state::WorkspaceRow row)
     : services_(services), row_(std::move(row)), saved_activity_(row_.last_activity_at), gate_(services.executor, 1), changing_(services.executor, 1),
-      tasks_(services.executor) {}
+      made_(services.executor), tasks_(services.executor) {
+    if (!row_.machine_id.empty()) made_.set();
+}
 
 Workspace::~Workspace() = default;
 
@@ -125,6 +127,7 @@ io::Task<void> Workspace::make(std::shared_ptr<const env::Lease> environment, st
         failure = std::current_exception();
     }
     creating_ = false;
+    if (!failure) made_.set();
     if (!failure) co_return;
     if (machine_) {
         co_await end_machine("its workspace could not be created");

@@ -54,6 +54,10 @@ public:
     // And after that: its environment, its seed, and its machine where that still runs. What is missing makes it failed.
     io::Task<void> take_up(std::shared_ptr<const Seed> seed);
 
+    // Until it is made, or the registry has it no longer.
+    io::Task<void> wait_made(std::stop_token stop) { return made_.wait(stop); }
+    void forgotten() noexcept { made_.set(); }  // for the registry
+
     void check_open() const;  // Error where nothing can be done with it: it is being made, has failed, was deleted
     // The machine, running.
     io::Task<std::shared_ptr<vm::Machine>> running(std::stop_token stop) { return unless_deleted(wake(stop), stop); }
@@ -133,6 +137,7 @@ private:
     std::size_t uses_ = 0;
     std::int64_t saved_activity_ = 0;
     io::Semaphore gate_, changing_;
+    io::Event made_;
     std::stop_source closing_;
     io::TaskGroup tasks_;
 };

@@ -33,7 +33,7 @@ _pyro_flags() {
         'vm reap-expired') echo '--json --socket --help' ;;
         'workspace create') echo '--vcpu-count --mem-mib --disk-gib --name --label --network-policy --ttl-seconds --idle-seconds --start --seed-path --id-only --json --socket --help' ;;
         'workspace list') echo '--label --json --socket --help' ;;
-        'workspace status') echo '--json --socket --help' ;;
+        'workspace status') echo '--wait-seconds --json --socket --help' ;;
         'workspace summary') echo '--json --socket --help' ;;
         'workspace update') echo '--name --clear-name --label --clear-label --ttl-seconds --idle-seconds --json --socket --help' ;;
         'workspace start') echo '--json --socket --help' ;;
@@ -98,6 +98,7 @@ _pyro_value() {
         'workspace create --start') echo '=cold restored spare' ;;
         'workspace create --seed-path') echo file ;;
         'workspace list --label') echo none ;;
+        'workspace status --wait-seconds') echo none ;;
         'workspace update --name') echo none ;;
         'workspace update --label') echo none ;;
         'workspace update --clear-label') echo none ;;

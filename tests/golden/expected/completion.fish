@@ -160,6 +160,7 @@ complete -c pyro -n '__pyro_place 0 workspace create' -a '(pyro __complete envir
 
 complete -c pyro -n '__pyro_in workspace list' -l label -x -d 'Only those with this label'
 
+complete -c pyro -n '__pyro_in workspace status' -l wait-seconds -x -d 'While it is creating, wait so long for that to end'
 complete -c pyro -n '__pyro_place 0 workspace status' -a '(pyro __complete workspace 2>/dev/null)'
 
 complete -c pyro -n '__pyro_place 0 workspace summary' -a '(pyro __complete workspace 2>/dev/null)'

@@ -202,6 +202,7 @@ _pyro_workspace_list() {
 
 _pyro_workspace_status() {
     _arguments -s -S \
+        --wait-seconds='[While it is creating, wait so long for that to end]:SECONDS: ' \
         --json'[Print one JSON document]' \
         --socket='[Socket of the daemon]:PATH:_files' \
         '(-h --help)'{-h,--help}'[Show help]' \

@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import ctypes
+import http.server
 import io
 import json
 import os
@@ -21,7 +22,8 @@ import unittest
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "..", "support"))
 import pyro_site  # noqa: E402
 import site_case  # noqa: E402
-from mcp_shim import Shim, ToolError, checkout, git  # noqa: E402
+from mcp_shim import Shim, ToolError, WAIT, checkout, git  # noqa: E402
+from streams import Streamed, tar_of  # noqa: E402
 
 FILES = {"src/a.txt": "one\ntwo\nthree\n", "test.sh": "grep -q 2 src/a.txt\n", ".gitignore": "*.o\n"}
 PATCH = "--- a/src/a.txt\n+++ b/src/a.txt\n@@ -1,3 +1,3 @@\n one\n-two\n+2\n three\n"
@@ -94,6 +96,9 @@ class Mcp(site_case.SiteCase):
         exported = shim.call("workspace_export", workspace_id=ws, path="src", output_path="fix.patch")
         self.assertEqual(pathlib.Path(exported["output_path"]).read_text(), only["patch"])
         (self.project / "fix.patch").unlink()
+        link = shim.start("workspace_export", workspace_id=ws, path="src/a.txt", output_path="an a").wait()["content"][1]
+        self.assertEqual((link["type"], link["uri"], link["name"]), ("resource_link", f"file://{self.project}/an%20a", "an a"))
+        (self.project / "an a").unlink()
         subprocess.run(["git", "-C", self.project, "apply", "-"], input=diff["patch"].encode(), check=True)
         self.assertEqual((self.project / "src/a.txt").read_text(), "one\n2\nthree\n")
         summary = shim.call("workspace_summary", workspace_id=ws)
@@ -163,6 +168,16 @@ class Mcp(site_case.SiteCase):
 
     # --- output
 
+    def behind_link(self, shim, result):
+        """What the resource holds that a cut result links."""
+        text, link = result["content"]
+        self.assertEqual(json.loads(text["text"]), result["structuredContent"])
+        self.assertEqual(link["type"], "resource_link")
+        contents, = shim.request("resources/read", {"uri": link["uri"]}).wait()["contents"]
+        self.assertEqual(contents["uri"], link["uri"])
+        self.assertEqual(link.get("size", len(contents["text"].encode())), len(contents["text"].encode()))
+        return contents["text"]
+
     def test_output_is_text_that_fits(self):
         shim = self.shim()
         ws = self.create(shim)
@@ -173,6 +188,9 @@ class Mcp(site_case.SiteCase):
         self.assertEqual(raw["stdout"], "\033[31mred\033[0m \ufffd\n")
         many = shim.start("workspace_exec", workspace_id=ws, command="seq 1 30000; echo error >&2").wait()
         self.assertLess(len(json.dumps(many["structuredContent"])), 32_000)
+        whole = "".join(f"{i}\n" for i in range(1, 30001))
+        self.assertEqual(sorted(self.behind_link(shim, many)), sorted(whole + "error\n"))  # the streams come as they like
+        self.assertEqual(len(shim.start("workspace_exec", workspace_id=ws, command="echo little").wait()["content"]), 1)
         many = many["structuredContent"]
         self.assertTrue(many["truncated"] and many["stdout"].startswith("1\n2\n") and many["stdout"].endswith("29999\n30000\n"))
         self.assertRegex(many["stdout"], r"\[\d+ bytes left out; workspace_logs with exec_id \w+ has all of it\]")
@@ -185,7 +203,7 @@ class Mcp(site_case.SiteCase):
             if "cursor" not in page:
                 break
             cursor = {"cursor": page["cursor"]}
-        self.assertEqual((out, err), ("".join(f"{i}\n" for i in range(1, 30001)), "error\n"))
+        self.assertEqual((out, err), (whole, "error\n"))
         run = shim.call("vm_run", environment="debian:12", command="seq 1 30000")
         self.assertTrue(run["truncated"] and run["stdout"].endswith("30000\n"))
 
@@ -206,6 +224,10 @@ class Mcp(site_case.SiteCase):
                 break
             offset = page["next_offset"]
         self.assertEqual(got, text)
+        self.assertEqual(self.behind_link(shim, shim.start("workspace_file_read", workspace_id=ws, path="euros").wait()), text)
+        shim.call("workspace_file_write", workspace_id=ws, path="a dir/50% {+x}?#\u20ac", text=text)
+        self.assertEqual(self.behind_link(shim, shim.start("workspace_file_read", workspace_id=ws, path="a dir/50% {+x}?#\u20ac").wait()), text)
+        shim.call("workspace_exec", workspace_id=ws, command="rm -r 'a dir'")
         self.assertEqual(shim.call("workspace_file_read", workspace_id=ws, path="euros", max_bytes=1 << 20)["content"], text)
         shim.call("workspace_exec", workspace_id=ws, command=r"printf '\0\377\376' > bin; for i in $(seq 1 400); do : > $(printf 'a-rather-long-name-of-a-file-number-%03d' $i); done; mkdir big; seq 1 9000 > big/a; seq 1 100 > big/b")
         binary = shim.call("workspace_file_read", workspace_id=ws, path="bin")
@@ -224,6 +246,7 @@ class Mcp(site_case.SiteCase):
         self.assertIn("+++ b/big/b", diff["patch"])
         self.assertNotIn("+++ b/big/a", diff["patch"])
         self.assertIn("workspace_export", diff["notes"][0])
+        self.assertIn("+++ b/big/a", self.behind_link(shim, shim.start("workspace_diff", workspace_id=ws).wait()))
         self.assertLess(len(json.dumps(shim.call("workspace_diff", workspace_id=ws))), 33_000)
 
     # --- time
@@ -281,6 +304,76 @@ class Mcp(site_case.SiteCase):
         rest = shim.call("workspace_logs", workspace_id=busy, exec_id=command_result["exec_id"], cursor=command_result["cursor"], wait_seconds=45)
         self.assertEqual((rest["state"], rest["exit_code"], rest["stdout"]), ("exited", 7, "second\n"))
         self.assertNotIn("cursor", rest)
+
+    def test_waiting_for_a_workspace(self):
+        """One that another client makes: as long as that takes, or as long as was asked for."""
+        shim = self.shim()
+        made = Streamed(self.site, "workspace.create", environment="debian:12", name="slow", seed={"source": "directory", "path": "/x"})
+        self.assertTrue(made.attached.wait(WAIT))
+        self.assertEqual(shim.call("workspace_status", workspace_id="slow")["state"], "creating")
+        self.assertEqual(shim.call("workspace_status", workspace_id="slow", wait_seconds=1)["state"], "creating")
+        waiting = [shim.start("workspace_status", workspace_id="slow", wait_seconds=45) for _ in range(3)]
+        shim.cancel(waiting.pop())
+        made.send(tar_of({"a": b"a"}))
+        made.end()
+        self.assertEqual([shim.content(one.wait())["state"] for one in waiting], ["running", "running"])
+        made.wait()
+        self.assertEqual(shim.call("workspace_status", workspace_id="slow", wait_seconds=45)["state"], "running")
+        # And one that comes to nothing.
+        for end in ("leave", "delete"):
+            made = Streamed(self.site, "workspace.create", environment="debian:12", name="never", seed={"source": "directory", "path": "/x"})
+            self.assertTrue(made.attached.wait(WAIT))
+            waiting = shim.start("workspace_status", workspace_id="never", wait_seconds=45)
+            self.assertEqual(shim.call("workspace_status", workspace_id="never", wait_seconds=0)["state"], "creating")
+            if end == "delete":
+                self.site.call("workspace.delete", workspace_id="never")
+            made.leave()
+            with self.assertRaises(ToolError) as caught:
+                shim.content(waiting.wait())
+            self.assertEqual(caught.exception.code, "not_found")
+
+    def test_waiting_for_a_workspace_that_this_server_makes(self):
+        """It answers creating while it clones, when the daemon knows of nothing yet."""
+        going_on, project = threading.Event(), self.project
+
+        class Slow(http.server.BaseHTTPRequestHandler):
+            """Git's smart protocol, of one repository."""
+
+            def answer(self, kind, said, head=b"", *options):
+                self.send_response(200)
+                self.send_header("Content-Type", f"application/x-git-upload-pack-{kind}")
+                self.end_headers()
+                env = {**os.environ, "GIT_PROTOCOL": self.headers.get("Git-Protocol", "")}
+                self.wfile.write(head + subprocess.run(["git", "upload-pack", "--stateless-rpc", *options, project], input=said, stdout=subprocess.PIPE, env=env, check=True).stdout)
+
+            def do_GET(self):
+                going_on.wait(WAIT)
+                self.answer("advertisement", b"", b"001e# service=git-upload-pack\n0000", "--advertise-refs")
+
+            def do_POST(self):
+                self.answer("result", self.rfile.read(int(self.headers["Content-Length"])))
+
+            def log_message(self, *_):
+                pass
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            self.addCleanup(server.shutdown)
+            shim = self.shim("--repo-url", f"http://127.0.0.1:{server.server_address[1]}/", cwd="/")
+            answer = shim.call("workspace_create", environment="debian:12", name="cloned")
+            self.assertEqual((answer["state"], answer["phase"]), ("creating", "clone"))
+            for key in (answer["operation_id"], "cloned"):
+                self.assertEqual(shim.call("workspace_status", workspace_id=key), answer)
+                self.assertEqual(shim.call("workspace_status", workspace_id=key, wait_seconds=1), answer)
+            taken_back = shim.start("workspace_status", workspace_id="cloned", wait_seconds=45)
+            shim.cancel(taken_back)  # that ends the wait, not the create
+            waiting = shim.start("workspace_status", workspace_id="cloned", wait_seconds=45)
+            going_on.set()
+            made = shim.content(waiting.wait())
+            self.assertEqual((made["state"], made["name"]), ("running", "cloned"))
+            self.assertEqual(shim.call("workspace_status", workspace_id=answer["operation_id"])["workspace_id"], made["workspace_id"])
+            again = shim.call("workspace_create", environment="debian:12", name="cloned", operation_id=answer["operation_id"])
+            self.assertEqual((again["workspace_id"], again["seed"]["source"]), (made["workspace_id"], "checkout"))
+            self.assertEqual(len(shim.call("workspace_list")["workspaces"]), 1)
 
     def test_waiting_for_a_command(self):
         shim = self.shim()
