@@ -1,5 +1,6 @@
 #include "client/mcp/protocol/session.hpp"
 
+#include "client/mcp/protocol/params.hpp"
 #include "client/mcp/protocol/wire_forms.hpp"
 
 #include <algorithm>
@@ -10,67 +11,12 @@ namespace {
 
 constexpr std::size_t max_batch = 100;
 constexpr std::size_t max_subscriptions = 64;
-constexpr std::size_t max_subscribed_uris = 1000;
 
 constexpr const char* version_key = "io.modelcontextprotocol/protocolVersion";
 constexpr const char* capabilities_key = "io.modelcontextprotocol/clientCapabilities";
 constexpr const char* client_key = "io.modelcontextprotocol/clientInfo";
 constexpr const char* log_level_key = "io.modelcontextprotocol/logLevel";
-constexpr const char* server_key = "io.modelcontextprotocol/serverInfo";
 constexpr const char* subscription_key = "io.modelcontextprotocol/subscriptionId";
-
-// Goes through the handler to where the round ends. Not an Error, so that nothing which handles errors swallows it.
-struct InputRequired {
-    std::string key;
-    std::string method;
-    ordered_json params;
-};
-
-[[noreturn]] void invalid_params(std::string why) { throw ProtocolError(rpc_code::invalid_params, "Invalid params: " + std::move(why)); }
-
-std::string shown(const std::string& word) { return word.size() <= 200 ? word : word.substr(0, 200) + "..."; }
-
-const json& object_or_empty(const json& object, const char* key) {
-    static const json empty = json::object();
-    const auto found = object.find(key);
-    return found != object.end() && found->is_object() ? *found : empty;
-}
-
-std::string string_or_empty(const json& object, const char* key) {
-    const auto found = object.find(key);
-    return found != object.end() && found->is_string() ? found->get<std::string>() : std::string();
-}
-
-std::string required_string(const json& params, const char* key) {
-    const auto found = params.find(key);
-    if (found == params.end() || !found->is_string()) invalid_params(std::string(key) + " must be a string");
-    return found->get<std::string>();
-}
-
-std::map<std::string, std::string> strings(const json& params, const char* key) {
-    const auto found = params.find(key);
-    std::map<std::string, std::string> values;
-    if (found == params.end()) return values;
-    if (!found->is_object()) invalid_params(std::string(key) + " must be an object");
-    for (const auto& [name, value] : found->items()) {
-        if (!value.is_string()) invalid_params(std::string(key) + "." + shown(name) + " must be a string");
-        values[name] = value.get<std::string>();
-    }
-    return values;
-}
-
-bool is_id(const json& value) { return value.is_string() || value.is_number_integer(); }
-
-bool may_ask(const std::string& method) { return method == "tools/call" || method == "prompts/get" || method == "resources/read"; }
-
-// Everything a client may not change between the rounds of one call.
-std::string binding_of(const ActiveRequest& request) {
-    json params = request.params;
-    for (const char* key : {"_meta", "inputResponses", "requestState"}) params.erase(key);
-    return request.method + '\n' + params.dump(-1, ' ', false, json::error_handler_t::replace);
-}
-
-std::string_view capability_of(std::string_view method) { return method.substr(0, method.find('/')); }
 
 }  // namespace
 
@@ -102,7 +48,7 @@ const std::map<std::string_view, Session::MethodInfo> Session::methods = {
 };
 
 Session::Session(const Server& server, LineChannel& channel)
-    : server_(server), channel_(channel), workers_(server.options_.max_running, server.options_.max_waiting) {}
+    : server_(server), channel_(channel), questions_([this](const ordered_json& message) { send(message); }), workers_(server.options_.max_running, server.options_.max_waiting) {}
 
 // --- What comes in
 
@@ -151,7 +97,7 @@ void Session::take(json value, const std::shared_ptr<Batch>& batch) {
         switch (message.kind) {
             case Message::Kind::request: on_request(std::move(message), batch); break;
             case Message::Kind::notification: on_notification(message); no_answer(); break;
-            case Message::Kind::response: on_response(std::move(message)); no_answer(); break;
+            case Message::Kind::response: questions_.on_response(std::move(message)); no_answer(); break;
         }
     } catch (const BadMessage& bad) {
         answer_error(bad.id, bad.error, batch);
@@ -243,18 +189,17 @@ void Session::on_notification(const Message& message) {
     request->stop.request_stop();
 }
 
-void Session::on_response(Message message) {
-    const std::lock_guard lock(mutex_);
-    const auto asked = message.id.is_string() ? asked_.find(message.id.get<std::string>()) : asked_.end();
-    if (asked == asked_.end()) return;
-    asked->second.outcome = std::move(message.outcome);
-    answered_.notify_all();
+bool Session::serves(std::string_view name, const MethodInfo& method, Revision revision) const {
+    if (!(is_modern(revision) ? method.modern : method.legacy)) return false;
+    // Legacy clients ask for lists that were not offered, and an empty one is an answer to them.
+    const bool always = !method.capability || (name.ends_with("/list") && !is_modern(revision));
+    return always || capabilities(stateless).contains(method.capability);
 }
 
 // --- Running handlers, and what becomes of them
 
 void Session::serve_on_worker(const Request& request, ordered_json (Session::*serve)(Call&, ActiveRequest&)) {
-    take_up_state(*request);
+    questions_.take_up(*request);
     const auto job = [this, request, serve] {
         if (!request->stop.stop_requested()) answer(request, outcome_of(request, serve));  // else cancelled while it waited
     };
@@ -272,7 +217,7 @@ ordered_json Session::outcome_of(const Request& request, ordered_json (Session::
     } catch (const ProtocolError& e) {
         return error_message(request->id, e);
     } catch (InputRequired& needed) {
-        return result_message(request->id, decorated(*request, input_required(*request, needed.key, needed.method, std::move(needed.params))));
+        return result_message(request->id, decorated(*request, questions_.input_required(*request, std::move(needed))));
     } catch (const Error& e) {
         switch (e.code()) {
             case ErrorCode::not_found:
@@ -357,23 +302,6 @@ ordered_json Session::decorated(const ActiveRequest& request, ordered_json resul
     ordered_json& meta = result["_meta"];
     if (!meta.contains(server_key)) meta[server_key] = to_wire(Implementation{info.name, info.version, info.title}, request.revision);
     return result;
-}
-
-void Session::take_up_state(ActiveRequest& request) {
-    const auto sealed = request.params.find("requestState");
-    if (!is_modern(request.revision) || !may_ask(request.method) || sealed == request.params.end()) return;
-    const auto state = sealed->is_string() ? seal_.open(sealed->get_ref<const std::string&>(), binding_of(request)) : std::nullopt;
-    if (!state) invalid_params("requestState is not of this call, or too old; call again without it");
-    request.answers = state->at("answers");
-    const std::string asked = state->at("asked");
-    const json& responses = object_or_empty(request.params, "inputResponses");
-    if (const auto response = responses.find(asked); response != responses.end() && response->is_object()) request.answers[asked] = *response;
-}
-
-ordered_json Session::input_required(const ActiveRequest& request, const std::string& key, std::string_view method, ordered_json params) {
-    return {{"resultType", "input_required"},
-            {"inputRequests", {{key, {{"method", method}, {"params", std::move(params)}}}}},
-            {"requestState", seal_.seal({{"asked", key}, {"answers", request.answers}}, binding_of(request))}};
 }
 
 void Session::listen(const Request& request) {
@@ -461,257 +389,6 @@ void Session::log(const ActiveRequest& request, LogLevel level, const ordered_js
     }
     if (!least || level < *least) return;
     send(notification_message("notifications/message", {{"level", to_string(level)}, {"data", data}}));
-}
-
-// --- Asking the client
-
-bool Session::can_ask(const ActiveRequest& request, std::string_view method) const {
-    if (!may_ask(request.method)) return false;
-    const auto declared = request.capabilities.find(capability_of(method));
-    if (declared == request.capabilities.end() || !declared->is_object()) return false;
-    if (method != "elicitation/create") return true;
-    // By forms, that is: the client may have said that it only opens pages.
-    return request.revision >= since::elicitation && (declared->empty() || declared->contains("form"));
-}
-
-json Session::ask(ActiveRequest& request, const std::string& key, std::string_view method, ordered_json params) {
-    if (!can_ask(request, method)) {
-        const std::string missing(capability_of(method));
-        if (!is_modern(request.revision) || !may_ask(request.method))
-            throw Error(ErrorCode::failed_precondition, "this needs " + missing + ", which the client does not offer", "use a client that does, or call without what needs it");
-        throw ProtocolError(rpc_code::missing_client_capability, "the client did not declare " + missing,
-                            {{"requiredCapabilities", {{missing, ordered_json::object()}}}});
-    }
-    if (is_modern(request.revision)) {
-        if (const auto found = request.answers.find(key); found != request.answers.end()) return *found;
-        throw InputRequired{key, std::string(method), std::move(params)};
-    }
-    std::string id;
-    {
-        const std::lock_guard lock(mutex_);
-        id = "ask-" + std::to_string(next_ask_++);
-        asked_[id] = {};
-    }
-    send(request_message(id, method, std::move(params)));
-    json outcome;
-    bool answered = false;
-    {
-        std::unique_lock lock(mutex_);
-        answered = answered_.wait(lock, request.stop.get_token(), [&] { return asked_[id].outcome.has_value(); });
-        if (answered) outcome = std::move(*asked_[id].outcome);
-        asked_.erase(id);
-    }
-    if (!answered) {
-        send(notification_message("notifications/cancelled", {{"requestId", id}}));
-        throw Cancelled();
-    }
-    if (const auto result = outcome.find("result"); result != outcome.end()) return *result;
-    throw Error(ErrorCode::failed_precondition, "the client refused " + std::string(method) + ": " + shown(string_or_empty(object_or_empty(outcome, "error"), "message")));
-}
-
-// --- Methods
-
-ordered_json Session::capabilities(Revision revision) const {
-    const ServerOptions& options = server_.options_;
-    ordered_json wire = ordered_json::object();
-    if (!server_.tools_.empty()) wire["tools"] = ordered_json::object();
-    if (!server_.resources_.empty() || !server_.templates_.empty()) {
-        ordered_json& resources = wire["resources"] = ordered_json::object();
-        if (options.resource_updates) resources["subscribe"] = true;
-        if (options.resource_list_changes) resources["listChanged"] = true;
-    }
-    if (!server_.prompts_.empty()) wire["prompts"] = ordered_json::object();
-    if (completes() && revision >= since::completions_capability) wire["completions"] = ordered_json::object();
-    if (options.logging) wire["logging"] = ordered_json::object();
-    return wire;
-}
-
-bool Session::serves(std::string_view name, const MethodInfo& method, Revision revision) const {
-    if (!(is_modern(revision) ? method.modern : method.legacy)) return false;
-    // Legacy clients ask for lists that were not offered, and an empty one is an answer to them.
-    const bool always = !method.capability || (name.ends_with("/list") && !is_modern(revision));
-    return always || capabilities(stateless).contains(method.capability);
-}
-
-bool Session::completes() const {
-    for (const auto& known : server_.templates_)
-        if (!known.resource.complete.empty()) return true;
-    for (const Prompt& prompt : server_.prompts_)
-        for (const PromptArgument& argument : prompt.arguments)
-            if (argument.complete) return true;
-    return false;
-}
-
-ordered_json Session::initialize(Call&, ActiveRequest& request) {
-    const auto wanted = revision_from(required_string(request.params, "protocolVersion"));
-    const Revision revision = wanted && !is_modern(*wanted) ? *wanted : newest_legacy;
-    {
-        const std::lock_guard lock(mutex_);
-        legacy_ = Legacy{revision, object_or_empty(request.params, "capabilities"), string_or_empty(object_or_empty(request.params, "clientInfo"), "name")};
-    }
-    ordered_json result{{"protocolVersion", to_string(revision)},
-                        {"capabilities", capabilities(revision)},
-                        {"serverInfo", to_wire(server_.options_.info, revision)}};
-    if (!server_.options_.instructions.empty()) result["instructions"] = server_.options_.instructions;
-    return result;
-}
-
-ordered_json Session::discover(Call&, ActiveRequest& request) {
-    ordered_json result{{"supportedVersions", {to_string(stateless)}}, {"capabilities", capabilities(request.revision)}};
-    if (!server_.options_.instructions.empty()) result["instructions"] = server_.options_.instructions;
-    result["_meta"][server_key] = to_wire(server_.options_.info, request.revision);
-    return result;
-}
-
-ordered_json Session::ping(Call&, ActiveRequest&) { return ordered_json::object(); }
-
-ordered_json Session::set_level(Call&, ActiveRequest& request) {
-    const auto level = log_level_from(required_string(request.params, "level"));
-    if (!level) invalid_params("level is no log level");
-    const std::lock_guard lock(mutex_);
-    legacy_log_level_ = *level;
-    return ordered_json::object();
-}
-
-ordered_json Session::page(const ActiveRequest& request, const char* member, std::vector<ordered_json> items) const {
-    // A cursor is "METHOD:INDEX" in base64: opaque to clients, and of no other list.
-    std::size_t first = 0;
-    if (const auto cursor = request.params.find("cursor"); cursor != request.params.end()) {
-        const auto text = cursor->is_string() ? from_base64(cursor->get_ref<const std::string&>()) : std::nullopt;
-        const std::string prefix = request.method + ':';
-        const bool ours = text && text->starts_with(prefix) && text->size() > prefix.size() && text->size() <= prefix.size() + 9 &&
-                          text->find_first_not_of("0123456789", prefix.size()) == std::string::npos;
-        if (!ours) invalid_params("cursor is not one of this list");
-        first = std::stoul(text->substr(prefix.size()));
-    }
-    const std::size_t last = std::min(items.size(), first + server_.options_.page_size);
-    ordered_json shown_items = ordered_json::array();
-    for (std::size_t i = first; i < last; ++i) shown_items.push_back(std::move(items[i]));
-    ordered_json result{{member, std::move(shown_items)}};
-    if (last < items.size()) result["nextCursor"] = base64(request.method + ':' + std::to_string(last));
-    return result;
-}
-
-ordered_json Session::list_tools(Call&, ActiveRequest& request) {
-    std::vector<ordered_json> items;
-    for (const Tool& tool : server_.tools_) items.push_back(to_wire(tool, request.revision));
-    return page(request, "tools", std::move(items));
-}
-
-ordered_json Session::call_tool(Call& call, ActiveRequest& request) {
-    const std::string name = required_string(request.params, "name");
-    const auto tool = std::find_if(server_.tools_.begin(), server_.tools_.end(), [&](const Tool& one) { return one.name == name; });
-    if (tool == server_.tools_.end()) throw ProtocolError(rpc_code::invalid_params, "Unknown tool: " + shown(name));
-    if (request.params.contains("arguments") && !request.params["arguments"].is_object()) invalid_params("arguments must be an object");
-    const json& arguments = object_or_empty(request.params, "arguments");
-    const auto run = [&]() -> ToolResult {
-        try {
-            if (const auto wrong = schema_violation(tool->input_schema, arguments)) throw Error(ErrorCode::invalid_argument, *wrong);
-            return tool->run(call, arguments);
-        } catch (const Error& e) {
-            return server_.options_.render_error(e);
-        } catch (const Cancelled&) {
-            return server_.options_.render_error(Error(ErrorCode::cancelled, "cancelled"));
-        }
-    };
-    return to_wire(run(), request.revision);
-}
-
-ordered_json Session::list_resources(Call& call, ActiveRequest& request) {
-    std::vector<ordered_json> items;
-    for (const Resource& resource : server_.resources_) items.push_back(to_wire(resource.info, request.revision));
-    for (const auto& known : server_.templates_) {
-        if (!known.resource.list) continue;
-        for (const ResourceInfo& info : known.resource.list(call)) items.push_back(to_wire(info, request.revision));
-    }
-    return page(request, "resources", std::move(items));
-}
-
-ordered_json Session::list_templates(Call&, ActiveRequest& request) {
-    std::vector<ordered_json> items;
-    for (const auto& known : server_.templates_) items.push_back(template_to_wire(known.resource.info, request.revision));
-    return page(request, "resourceTemplates", std::move(items));
-}
-
-ordered_json Session::read_resource(Call& call, ActiveRequest& request) {
-    const std::string uri = required_string(request.params, "uri");
-    const auto contents = [&]() -> std::vector<ResourceContents> {
-        for (const Resource& resource : server_.resources_)
-            if (resource.info.uri == uri) return resource.read(call);
-        for (const auto& known : server_.templates_)
-            if (const auto variables = known.pattern.match(uri)) return known.resource.read(call, uri, *variables);
-        throw Error(ErrorCode::not_found, "Resource not found: " + shown(uri)).with_detail("uri", shown(uri));
-    };
-    ordered_json wire = ordered_json::array();
-    for (const ResourceContents& one : contents()) wire.push_back(to_wire(one));
-    return {{"contents", std::move(wire)}};
-}
-
-ordered_json Session::subscribe(Call&, ActiveRequest& request) {
-    if (!server_.options_.resource_updates) throw ProtocolError(rpc_code::method_not_found, "Method not found: resources/subscribe");
-    std::string uri = required_string(request.params, "uri");
-    const std::lock_guard lock(mutex_);
-    if (legacy_subscriptions_.size() >= max_subscribed_uris) throw ProtocolError(rpc_code::internal_error, "too many subscriptions at once");
-    legacy_subscriptions_.insert(std::move(uri));
-    return ordered_json::object();
-}
-
-ordered_json Session::unsubscribe(Call&, ActiveRequest& request) {
-    if (!server_.options_.resource_updates) throw ProtocolError(rpc_code::method_not_found, "Method not found: resources/unsubscribe");
-    const std::string uri = required_string(request.params, "uri");
-    const std::lock_guard lock(mutex_);
-    legacy_subscriptions_.erase(uri);
-    return ordered_json::object();
-}
-
-ordered_json Session::list_prompts(Call&, ActiveRequest& request) {
-    std::vector<ordered_json> items;
-    for (const Prompt& prompt : server_.prompts_) items.push_back(to_wire(prompt, request.revision));
-    return page(request, "prompts", std::move(items));
-}
-
-ordered_json Session::get_prompt(Call& call, ActiveRequest& request) {
-    const std::string name = required_string(request.params, "name");
-    const auto prompt = std::find_if(server_.prompts_.begin(), server_.prompts_.end(), [&](const Prompt& one) { return one.name == name; });
-    if (prompt == server_.prompts_.end()) invalid_params("Unknown prompt: " + shown(name));
-    const auto arguments = strings(request.params, "arguments");
-    for (const PromptArgument& argument : prompt->arguments)
-        if (argument.required && !arguments.contains(argument.name)) invalid_params("the argument " + argument.name + " is missing");
-    return to_wire(prompt->get(call, arguments), request.revision);
-}
-
-ordered_json Session::complete(Call& call, ActiveRequest& request) {
-    const json& ref = object_or_empty(request.params, "ref");
-    const json& argument = object_or_empty(request.params, "argument");
-    const std::string type = string_or_empty(ref, "type");
-    const std::string name = required_string(argument, "name");
-    const std::string typed = required_string(argument, "value");
-    const auto context = strings(object_or_empty(request.params, "context"), "arguments");
-    const auto completer = [&]() -> const Completer* {
-        if (type == "ref/prompt") {
-            for (const Prompt& prompt : server_.prompts_) {
-                if (prompt.name != string_or_empty(ref, "name")) continue;
-                for (const PromptArgument& one : prompt.arguments)
-                    if (one.name == name) return &one.complete;
-                invalid_params("the prompt has no argument " + shown(name));
-            }
-            invalid_params("Unknown prompt: " + shown(string_or_empty(ref, "name")));
-        }
-        if (type == "ref/resource") {
-            for (const auto& known : server_.templates_) {
-                if (known.resource.info.uri != string_or_empty(ref, "uri")) continue;
-                const auto found = known.resource.complete.find(name);
-                return found == known.resource.complete.end() ? nullptr : &found->second;
-            }
-            invalid_params("Unknown resource template: " + shown(string_or_empty(ref, "uri")));
-        }
-        invalid_params("ref.type must be ref/prompt or ref/resource");
-    }();
-    std::vector<std::string> values;
-    if (completer && *completer) values = (*completer)(call, typed, context);
-    const std::size_t total = values.size();
-    values.resize(std::min<std::size_t>(total, 100));
-    return {{"completion", {{"values", values}, {"total", total}, {"hasMore", total > values.size()}}}};
 }
 
 }  // namespace pyro::mcp

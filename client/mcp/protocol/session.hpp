@@ -1,9 +1,9 @@
 // One connection of a server: which era each message belongs to, what is under way, who is told of what.
 #pragma once
-#include "client/mcp/protocol/call.hpp"
+#include "client/mcp/protocol/active_request.hpp"
 #include "client/mcp/protocol/jsonrpc.hpp"
 #include "client/mcp/protocol/line_channel.hpp"
-#include "client/mcp/protocol/request_state.hpp"
+#include "client/mcp/protocol/questions.hpp"
 #include "client/mcp/protocol/server.hpp"
 #include "client/mcp/protocol/workers.hpp"
 
@@ -13,36 +13,8 @@
 
 namespace pyro::mcp {
 
-// The requests that came as one array, and are answered as one.
-struct Batch {
-    std::size_t pending = 0;
-    ordered_json answers = ordered_json::array();
-};
-
-// What a client wants to be told of, by a 2026-07-28 subscriptions/listen.
-struct Subscription {
-    bool list_changes = false;
-    std::set<std::string> uris;
-};
-
-// A request that is not answered yet. What follows `stop` is guarded by the session's mutex, the rest does not change.
-struct ActiveRequest {
-    json id;
-    std::string method;
-    json params;
-    Revision revision = newest_legacy;
-    json capabilities = json::object();  // the client's
-    std::string client_name = {};
-    json progress_token = {};  // null: none
-    std::optional<LogLevel> log_level = {};
-    json answers = json::object();  // to what a handler asked in earlier rounds, by key
-    std::stop_source stop = {};
-
-    std::shared_ptr<Batch> batch = {};
-    std::optional<Subscription> subscription = {};
-    std::optional<double> last_progress = {};
-    std::chrono::steady_clock::time_point last_progress_at = {};
-};
+inline constexpr const char* server_key = "io.modelcontextprotocol/serverInfo";  // in `_meta`
+inline constexpr std::size_t max_subscribed_uris = 1000;
 
 // on_line() and on_long_line() are the channel's thread's; the rest is any thread's. Nothing is sent with the mutex held, save by
 // the channel's own thread, which is never held up.
@@ -61,13 +33,12 @@ public:
     // What Call is made of.
     void progress(ActiveRequest& request, double done, std::optional<double> total, std::string_view message);
     void log(const ActiveRequest& request, LogLevel level, const ordered_json& data);
-    bool can_ask(const ActiveRequest& request, std::string_view method) const;
-    json ask(ActiveRequest& request, const std::string& key, std::string_view method, ordered_json params);
+    bool can_ask(const ActiveRequest& request, std::string_view method) const { return questions_.can_ask(request, method); }
+    json ask(ActiveRequest& request, const std::string& key, std::string_view method, ordered_json params) { return questions_.ask(request, key, method, std::move(params)); }
 
 private:
     using Request = std::shared_ptr<ActiveRequest>;
     struct Legacy { Revision revision; json capabilities; std::string client_name; };
-    struct Asked { std::optional<json> outcome; };
     struct MethodInfo;
     static const std::map<std::string_view, MethodInfo> methods;
 
@@ -75,14 +46,11 @@ private:
     void take(json value, const std::shared_ptr<Batch>& batch);
     void on_request(Message message, const std::shared_ptr<Batch>& batch);
     void on_notification(const Message& message);
-    void on_response(Message message);
     void classify(ActiveRequest& request) const;
     void serve_on_worker(const Request& request, ordered_json (Session::*serve)(Call&, ActiveRequest&));
     ordered_json outcome_of(const Request& request, ordered_json (Session::*serve)(Call&, ActiveRequest&));
-    void take_up_state(ActiveRequest& request);
-    ordered_json input_required(const ActiveRequest& request, const std::string& key, std::string_view method, ordered_json params);
 
-    // One per method; each returns the result.
+    // One per method, in session_methods.cpp; each returns the result.
     ordered_json initialize(Call&, ActiveRequest&);
     ordered_json discover(Call&, ActiveRequest&);
     ordered_json ping(Call&, ActiveRequest&);
@@ -111,16 +79,13 @@ private:
 
     const Server& server_;
     LineChannel& channel_;
-    StateSeal seal_;
+    Questions questions_;
 
     mutable std::mutex mutex_;
     std::map<std::string, Request> active_;  // by the id as JSON, so that "1" is not 1
     std::optional<Legacy> legacy_;
     LogLevel legacy_log_level_ = LogLevel::info;
     std::set<std::string> legacy_subscriptions_;
-    std::map<std::string, Asked> asked_;     // by the id of our request
-    std::uint64_t next_ask_ = 1;
-    std::condition_variable_any answered_;
 
     Workers workers_;  // last: its threads use all of the above
 };
