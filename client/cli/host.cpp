@@ -96,6 +96,7 @@ std::string socket_of(const host::Server& server) {
     if (!words.path.empty()) return words.path;
     for (const auto& [name, value] : server.env)
         if (name == "PYRO_SOCKET") return value;
+    if (std::find(server.passed.begin(), server.passed.end(), "PYRO_SOCKET") != server.passed.end()) return variable("PYRO_SOCKET");
     return {};
 }
 
@@ -208,7 +209,8 @@ std::vector<std::string> server_environment(HostKind kind, const host::Server& s
     for (char** each = environ; *each; ++each) {
         const std::string_view whole(*each);
         const std::string_view name = whole.substr(0, whole.find('='));
-        const bool passes = !host::info_of(kind).scrubs_environment || std::find(std::begin(passed), std::end(passed), name) != std::end(passed);
+        const bool passes = !host::info_of(kind).scrubs_environment || std::find(std::begin(passed), std::end(passed), name) != std::end(passed) ||
+                            std::find(server.passed.begin(), server.passed.end(), name) != server.passed.end();
         if (passes && !is_set(name)) out.emplace_back(whole);
     }
     for (const auto& [name, value] : server.env) out.push_back(name + "=" + value);

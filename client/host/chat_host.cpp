@@ -78,6 +78,7 @@ std::optional<Server> server_of(HostKind kind, const Json& value) {
     const char* env = kind == HostKind::opencode ? "environment" : "env";
     if (value.contains(env) && value[env].is_object())
         for (const auto& [key, each] : value[env].items()) server.env.emplace_back(key, each.is_string() ? each.get<std::string>() : each.dump());
+    if (kind == HostKind::codex && value.contains("env_vars")) server.passed = strings_of(value["env_vars"]);
     server.cwd = text("cwd");
     server.enabled = !(value.contains("enabled") && value["enabled"] == false);
     return server;

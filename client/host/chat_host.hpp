@@ -32,6 +32,7 @@ struct Server {
     std::vector<std::string> command;  // program and arguments
     bool enabled = true;
     std::vector<std::pair<std::string, std::string>> env;  // set by the entry
+    std::vector<std::string> passed;                       // names of what the entry has passed on of the host's own
     std::string cwd;                                       // set by the entry
 };
 

@@ -389,6 +389,8 @@ class Doctor(Case):
             path.write_text(entry + f'[mcp_servers.pyro.env]\nPYRO_SOCKET = "{daemon.path}"\n')
             self.assertEqual(self.checks("codex", status=1)["daemon"]["status"], "pass")
             self.assertIn(f"PYRO_SOCKET={daemon.path}", seen.read_text())
+            path.write_text(entry + 'env_vars = ["PYRO_SOCKET"]\n')
+            self.assertEqual(self.checks("codex", status=1, PYRO_SOCKET=daemon.path)["daemon"]["status"], "pass")
 
     def test_an_entry_nearer_to_the_project_counts(self):
         self.json("connect", "claude-code")
