@@ -15,6 +15,7 @@ namespace pyro::image {
 namespace {
 
 constexpr std::size_t max_layers = 127;
+constexpr std::uint32_t most_inodes = 1024;  // bytes for each
 // What a guest expects to mount on or write to.
 constexpr std::pair<const char*, std::uint16_t> mount_points[] = {
     {"workspace", 0755}, {"proc", 0555}, {"sys", 0555}, {"dev", 0755}, {"run", 0755}, {"tmp", 01777}};
@@ -51,7 +52,7 @@ TreeLimits limits_of(const nlohmann::json& request) {
     return limits;
 }
 
-nlohmann::json merge(const std::vector<LayerSource>& layers, Tree& tree, ContentStore& store, Events& events) {
+nlohmann::json merge(const std::vector<LayerSource>& layers, const std::string& working_dir, Tree& tree, ContentStore& store, Events& events) {
     nlohmann::json report = nlohmann::json::array();
     std::uint64_t total = 0, before = 0, unpacked = 0;
     for (const LayerSource& layer : layers)
@@ -75,6 +76,8 @@ nlohmann::json merge(const std::vector<LayerSource>& layers, Tree& tree, Content
     }
     for (const auto& [name, mode] : mount_points)
         tree.ensure_directory(name, mode);
+    if (!working_dir.empty())
+        tree.make_directories(working_dir);
     return report;
 }
 
@@ -89,6 +92,7 @@ void rewind_layers(const std::vector<LayerSource>& layers) {
 nlohmann::json build_image(const nlohmann::json& request, Events& events) {
     const std::vector<LayerSource> layers = layers_of(request);
     const TreeLimits limits = limits_of(request);
+    const std::string working_dir = request.value("working_dir", "");
     const int image = request.at("image_fd").get<int>();
     Ext4Options options;
     options.size_bytes = request.value("disk_bytes", options.size_bytes);
@@ -98,7 +102,7 @@ nlohmann::json build_image(const nlohmann::json& request, Events& events) {
         try {
             Ext4Image store(image, options);
             Tree tree(limits, [&store](ContentId content) { store.discard(content); });
-            nlohmann::json layer_report = merge(layers, tree, store, events);
+            nlohmann::json layer_report = merge(layers, working_dir, tree, store, events);
             store.finish(tree);
             events.progress("verify", "", 0, options.size_bytes);
             const Digest digest = sparse_digest(image);
@@ -109,11 +113,11 @@ nlohmann::json build_image(const nlohmann::json& request, Events& events) {
                     {"entries", tree.entries()}, {"layers", std::move(layer_report)}};
         } catch (const ImageTooSmall& small) {
             // The content is bounded by the limits, so this ends.
-            if (small.inodes)
-                options.bytes_per_inode /= 4;
+            if (small.inodes && options.bytes_per_inode > most_inodes)
+                options.bytes_per_inode = most_inodes;
             else
                 options.size_bytes *= 2;
-            if (options.bytes_per_inode < 1024 || options.size_bytes / 4 > limits.max_total_bytes + (64ull << 20))
+            if (options.size_bytes / 4 > limits.max_total_bytes + (64ull << 20))
                 throw Error(ErrorCode::environment_invalid, "the image does not fit a file system of any allowed size");
             rewind_layers(layers);
         }
@@ -124,7 +128,7 @@ nlohmann::json unpack_image(const nlohmann::json& request, Events& events) {
     const std::vector<LayerSource> layers = layers_of(request);
     DirectoryImage store(request.at("directory_fd").get<int>());
     Tree tree(limits_of(request), [&store](ContentId content) { store.discard(content); });
-    nlohmann::json layer_report = merge(layers, tree, store, events);
+    nlohmann::json layer_report = merge(layers, request.value("working_dir", ""), tree, store, events);
     store.finish(tree);
     return {{"entries", tree.entries()}, {"layers", std::move(layer_report)}};
 }

@@ -12,6 +12,7 @@
 #include <cerrno>
 #include <cstring>
 #include <cstdlib>
+#include <new>
 #include <utility>
 #include <vector>
 
@@ -32,6 +33,8 @@ constexpr std::array<unsigned char, 16> read_only_uuid{0x70, 0x79, 0x72, 0x6f, 0
         throw ImageTooSmall{};
     if (code == EXT2_ET_INODE_ALLOC_FAIL)
         throw ImageTooSmall{true};
+    if (code == EXT2_ET_NO_MEMORY || code == ENOMEM)
+        throw std::bad_alloc();
     if (code > 0 && code < 4096)
         throw Error::from_errno("root image: " + what, static_cast<int>(code));
     throw Error(ErrorCode::internal, "root image: " + what + ": libext2fs error " + std::to_string(code));

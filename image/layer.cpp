@@ -7,8 +7,9 @@
 #include <cerrno>
 #include <algorithm>
 #include <exception>
-#include <utility>
 #include <memory>
+#include <new>
+#include <utility>
 #include <vector>
 
 namespace pyro::image {
@@ -24,6 +25,8 @@ constexpr std::size_t end_of_tar = 1024;
 }
 
 std::string archive_reason(archive* a) {
+    if (archive_errno(a) == ENOMEM)
+        throw std::bad_alloc();
     const char* text = archive_error_string(a);
     return text ? text : "unknown reason";
 }
@@ -36,7 +39,12 @@ public:
         : fd_(fd), limits_(limits), before_(unpacked_before), progress_(progress), packed_buffer_(256 << 10) {
         fill();
         const std::string_view head(packed_buffer_.data(), packed_size_);
-        const bool gzip = head.starts_with("\x1f\x8b"), zstd = head.starts_with("\x28\xb5\x2f\xfd");
+        // A zstd stream may begin with a frame to be skipped.
+        const bool gzip = head.starts_with("\x1f\x8b"), zstd = head.starts_with("\x28\xb5\x2f\xfd") ||
+                   (head.size() >= 4 && (head[0] & 0xf0) == 0x50 && head.substr(1, 3) == "\x2a\x4d\x18");
+        for (const auto& [magic, name] : {std::pair{std::string_view("\xfd" "7zXZ"), "xz"}, {std::string_view("BZh"), "bzip2"}})
+            if (head.starts_with(magic))
+                layer_invalid(std::string("layer is packed by ") + name + ", which images do not know: gzip, zstd or nothing");
         if (!gzip && !zstd)
             return;
         decompressor_.reset(archive_read_new());
@@ -152,6 +160,31 @@ la_ssize_t read_plain(archive* a, void* stream_pointer, const void** buffer) {
     }
 }
 
+// What a host's security modules or an overlay's own bookkeeping left on a file means something else in a guest.
+bool is_kept(std::string_view name) {
+    if (name == "security.selinux" || name == "security.evm" || name == "security.ima" || name.starts_with("trusted.overlay.") ||
+        name.starts_with("user.overlay."))
+        return false;
+    if (name == "system.posix_acl_access" || name == "system.posix_acl_default")
+        return true;
+    for (const std::string_view space : {"user.", "trusted.", "security."})
+        if (name.starts_with(space))
+            return name.size() > space.size() && name.size() < 256;
+    return false;
+}
+
+// As the kernel hands them out: a version, then tag, permissions and id of each entry.
+bool is_access_list(std::string_view value) {
+    if (value.size() < 4 || value.size() % 8 != 4 || value.substr(0, 4) != std::string_view("\2\0\0\0", 4))
+        return false;
+    for (std::size_t at = 4; at < value.size(); at += 8) {
+        const auto tag = static_cast<unsigned char>(value[at]);
+        if (value[at + 1] != 0 || tag == 0 || tag > 0x20 || (tag & (tag - 1)) != 0 || static_cast<unsigned char>(value[at + 2]) > 7 || value[at + 3] != 0)
+            return false;
+    }
+    return true;
+}
+
 std::uint32_t checked_id(const std::string& path, la_int64_t id, const char* what) {
     if (id < 0 || id > 0xfffffffe)
         layer_invalid("entry " + printable(path) + " has an impossible " + what);
@@ -169,16 +202,25 @@ Entry read_entry(archive_entry* raw) {
     inode.uid = checked_id(entry.path, archive_entry_uid(raw), "uid");
     inode.gid = checked_id(entry.path, archive_entry_gid(raw), "gid");
     // The years ext4 can hold.
-    inode.mtime = std::clamp<std::int64_t>(archive_entry_mtime(raw), -(1ll << 31), (3ll << 32) + (1ll << 31) - 1);
+    constexpr std::int64_t first = -(1ll << 31), last = (3ll << 32) + (1ll << 31) - 1;
+    inode.mtime = std::clamp<std::int64_t>(archive_entry_mtime(raw), first, last);
     inode.mtime_nsec = static_cast<std::uint32_t>(std::clamp<long>(archive_entry_mtime_nsec(raw), 0, 999999999));
+    if (inode.mtime < 0 && inode.mtime_nsec > 0) {  // libarchive reads "-1.5" as -1 and a half
+        inode.mtime = std::max(inode.mtime - 1, first);
+        inode.mtime_nsec = 1000000000 - inode.mtime_nsec;
+    }
     archive_entry_xattr_reset(raw);
     const char* name = nullptr;
     const void* value = nullptr;
     std::size_t size = 0;
     while (archive_entry_xattr_next(raw, &name, &value, &size) == ARCHIVE_OK) {
         const std::string_view key = name ? name : "";
-        if (key == "security.capability" || (key.starts_with("user.") && key.size() > 5 && key.size() < 256))
-            inode.xattrs[std::string(key)] = std::string(static_cast<const char*>(value), size);
+        if (!is_kept(key))
+            continue;
+        const std::string_view bytes(static_cast<const char*>(value), value ? size : 0);
+        if (key.starts_with("system.") && !is_access_list(bytes))
+            layer_invalid("entry " + printable(entry.path) + " has an access control list that is none");
+        inode.xattrs.insert_or_assign(std::string(key), std::string(bytes));
     }
     if (const char* target = archive_entry_hardlink(raw)) {
         entry.is_hard_link = true;
@@ -266,6 +308,7 @@ LayerResult apply_layer(int fd, Tree& tree, ContentStore& store, std::uint64_t u
         }
         tree.insert(place, std::move(entry));
     }
+    tree.end_layer();
     stream.rethrow_kept();
     return stream.finish();
 }

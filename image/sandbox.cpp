@@ -9,10 +9,12 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <initializer_list>
 #include <memory>
+#include <string_view>
 
 #include "common/error.hpp"
 #include "common/unique_fd.hpp"
@@ -28,6 +30,24 @@ void limit_resource(int resource, std::uint64_t value) {
         value = limit.rlim_max;
     limit.rlim_cur = limit.rlim_max = value;
     if (::setrlimit(static_cast<__rlimit_resource>(resource), &limit) != 0)
+        throw Error::from_errno("set a resource limit");
+}
+
+// The soft limit asks, and is answered by an event and the end; the hard one kills.
+void limit_time(std::uint64_t seconds) {
+    std::signal(SIGXCPU, [](int) {
+        static constexpr std::string_view last_word =
+            "{\"event\":\"error\",\"code\":\"environment_invalid\",\"message\":\"the image takes more processor time than the worker may have\","
+            "\"hint\":\"the image is hostile or far too large: use another one\",\"retryable\":false,\"details\":{}}\n";
+        const ssize_t written = ::write(1, last_word.data(), last_word.size());
+        ::_exit(written > 0 ? 1 : 2);
+    });
+    rlimit limit{};
+    if (::getrlimit(RLIMIT_CPU, &limit) != 0)
+        throw Error::from_errno("read a resource limit");
+    limit.rlim_cur = std::min<rlim_t>(limit.rlim_cur, seconds);
+    limit.rlim_max = std::min<rlim_t>(limit.rlim_max, limit.rlim_cur + 10);
+    if (::setrlimit(RLIMIT_CPU, &limit) != 0)
         throw Error::from_errno("set a resource limit");
 }
 
@@ -125,7 +145,7 @@ void restrict_calls(const Sandbox& sandbox) {
 void enter_sandbox(const Sandbox& sandbox) {
     limit_resource(RLIMIT_CORE, 0);
     limit_resource(RLIMIT_NOFILE, sandbox.max_files);
-    limit_resource(RLIMIT_CPU, 3600);
+    limit_time(sandbox.max_cpu_seconds);
     if (sandbox.max_file_bytes > 0)
         limit_resource(RLIMIT_FSIZE, sandbox.max_file_bytes);
 #if !defined(__SANITIZE_ADDRESS__)

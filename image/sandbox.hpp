@@ -11,7 +11,8 @@ struct Sandbox {
     std::vector<int> writable_directories;  // descriptors below which files may be made; nothing else on disk is reachable
     std::uint64_t max_file_bytes = 0;     // RLIMIT_FSIZE; 0 is no limit
     std::uint64_t max_files = 64;
-    std::uint64_t max_memory = 4ull << 30;
+    std::uint64_t max_memory = 3ull << 30;  // less than the worker's cgroup has: a failed allocation can be told, a kill cannot
+    std::uint64_t max_cpu_seconds = 3600;   // beyond it the worker ends with an error event on descriptor 1
 };
 
 // Landlock where the kernel has it, a seccomp allow-list always. Throws if what must hold cannot be set.

@@ -14,10 +14,10 @@ constexpr std::string_view whiteout_prefix = ".wh.", whiteout_meta = ".wh..wh.",
                 "the image is damaged or hostile: use another one, or tell whoever publishes it");
 }
 
-std::vector<std::string> split_path(std::string_view entry, std::string_view path) {
+std::vector<std::string> split_path(std::string_view entry, std::string_view path, TreeRules rules) {
     if (path.empty())
         refuse_entry(entry, "has an empty name");
-    if (path.front() == '/')
+    if (path.front() == '/' && rules == TreeRules::plain)
         refuse_entry(entry, "is an absolute path");
     if (path.size() > max_path)
         refuse_entry(entry, "has a path longer than " + std::to_string(max_path) + " bytes");
@@ -59,6 +59,20 @@ std::string printable(std::string_view text) {
 Tree::Tree(TreeLimits limits, std::function<void(ContentId)> discard, TreeRules rules)
     : limits_(limits), discard_(std::move(discard)), rules_(rules) {
     inodes_.emplace_back().links = 1;
+}
+
+void Tree::begin_layer() {
+    ++layer_;
+    linked_.clear();
+}
+
+void Tree::end_layer() {
+    std::vector<std::string> markers;
+    for (const auto& [name, child] : inodes_[0].children)
+        if (rules_ == TreeRules::layers && name.starts_with(whiteout_meta))
+            markers.push_back(name);
+    for (const std::string& name : markers)
+        unlink(0, name);
 }
 
 InodeId Tree::add(Inode inode) {
@@ -133,7 +147,7 @@ Tree::Place Tree::place(const Entry& entry) {
     if (++entries_ > limits_.max_entries)
         refuse_entry(entry.path, "is one too many: the limit is " + std::to_string(limits_.max_entries));
     const Inode& given = entry.attributes;
-    std::vector<std::string> parts = split_path(entry.path, entry.path);
+    std::vector<std::string> parts = split_path(entry.path, entry.path, rules_);
     Place place;
     bool missing = false;
     if (parts.empty()) {
@@ -148,6 +162,10 @@ Tree::Place Tree::place(const Entry& entry) {
     place.name = std::move(parts.back());
     parts.pop_back();
 
+    if (rules_ == TreeRules::layers)
+        for (std::size_t i = 0; i < parts.size(); ++i)
+            if (parts[i].starts_with(whiteout_prefix) && !(i == 0 && parts[i].starts_with(whiteout_meta)))
+                refuse_entry(entry.path, "lies below a whiteout");
     if (rules_ == TreeRules::layers && place.name.starts_with(whiteout_prefix)) {
         place.skip = true;
         const std::string hidden = place.name.substr(whiteout_prefix.size());
@@ -162,14 +180,14 @@ Tree::Place Tree::place(const Entry& entry) {
         if (opaque) {
             hide_children(place.parent);
         } else if (const auto child = inodes_[place.parent].children.find(hidden); child != inodes_[place.parent].children.end()) {
-            if (hide_lower(child->second))
+            if (hide_lower(place.parent, hidden, child->second))
                 unlink(place.parent, hidden);
         }
         return place;
     }
 
     if (entry.is_hard_link) {
-        split_path(entry.path, entry.link_target);  // refuses what leaves the tree; insert() looks it up
+        split_path(entry.path, entry.link_target, rules_);  // refuses what leaves the tree; insert() looks it up
     } else if (given.type == FileType::symlink) {
         if (given.target.empty() || given.target.size() > max_target || given.target.find('\0') != std::string::npos)
             refuse_entry(entry.path, "is a symlink with an empty or too long target");
@@ -189,7 +207,7 @@ void Tree::insert(const Place& place, Entry entry) {
     const bool exists = existing != inodes_[place.parent].children.end();
 
     if (entry.is_hard_link) {
-        std::vector<std::string> parts = split_path(entry.path, entry.link_target);
+        std::vector<std::string> parts = split_path(entry.path, entry.link_target, rules_);
         const std::string shown = printable(entry.link_target);
         if (parts.empty())
             refuse_entry(entry.path, "is a hard link to the root");
@@ -205,7 +223,8 @@ void Tree::insert(const Place& place, Entry entry) {
             refuse_entry(entry.path, "is a hard link to " + shown + ", which is a directory");
         if (inodes_[target].links >= max_hard_links)
             refuse_entry(entry.path, "is one hard link too many to " + shown);
-        inodes_[target].layer = layer_;
+        if (inodes_[target].layer != layer_)
+            linked_.emplace(place.parent, place.name);
         if (exists && existing->second == target)
             return;
         ++inodes_[target].links;
@@ -254,18 +273,18 @@ void Tree::drop(InodeId id) {
 }
 
 // A whiteout hides what lower layers put there, never what its own layer did. True if nothing of this layer remains.
-bool Tree::hide_lower(InodeId id) {
+bool Tree::hide_lower(InodeId parent, const std::string& name, InodeId id) {
     if (inodes_[id].type == FileType::directory) {
         hide_children(id);
         return inodes_[id].children.empty() && inodes_[id].layer != layer_;
     }
-    return inodes_[id].layer != layer_;
+    return inodes_[id].layer != layer_ && !linked_.contains({parent, name});
 }
 
 void Tree::hide_children(InodeId directory) {
     std::vector<std::string> hidden;
     for (const auto& [name, child] : inodes_[directory].children)  // hiding below changes the maps below, not this one
-        if (hide_lower(child))
+        if (hide_lower(directory, name, child))
             hidden.push_back(name);
     for (const std::string& name : hidden)
         unlink(directory, name);
@@ -289,9 +308,17 @@ void Tree::ensure_directory(std::string_view name, std::uint16_t mode) {
     inodes_[0].children.emplace(std::string(name), id);
 }
 
+void Tree::make_directories(std::string_view path) {
+    bool missing = false;
+    try {
+        resolve_directory(std::string(path), split_path(path, path, rules_), true, missing);
+    } catch (const Error&) {  // a command that is to start there says so
+    }
+}
+
 const Inode* Tree::find(std::string_view path) const {
     InodeId here = 0;
-    for (const std::string& part : split_path(path, path)) {
+    for (const std::string& part : split_path(path, path, rules_)) {
         const auto child = inodes_[here].children.find(part);
         if (child == inodes_[here].children.end())
             return nullptr;

@@ -3,8 +3,10 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <set>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "common/error.hpp"
@@ -27,7 +29,7 @@ struct Inode {
     std::uint64_t size = 0;
     ContentId content = no_content;
     std::uint32_t links = 0;  // names that lead here
-    std::uint32_t layer = 0;  // that wrote it last
+    std::uint32_t layer = 0;  // that wrote it last; a further name of it may be newer
     std::string target;       // of a symlink
     std::map<std::string, std::string> xattrs;
     std::map<std::string, InodeId, std::less<>> children;  // of a directory, sorted: the order of everything that is written
@@ -57,13 +59,15 @@ enum class TreeRules {
 std::string printable(std::string_view text);
 
 // Invariants: id 0 is the root directory; every reachable directory has exactly one name; names are 1 to 255 bytes, without
-// '/', and never "." or "..". Nothing here ever touches a host path. Of two entries with one name the later wins, as in tar.
+// '/', and never "." or "..". By the rules of layers an absolute name begins at the image's root. Nothing here ever touches a host path. Of two entries with one name the later wins, as in tar.
 class Tree {
 public:
     // `discard` is told of the content of a file that lost its last name.
     Tree(TreeLimits limits, std::function<void(ContentId)> discard, TreeRules rules = TreeRules::layers);
 
-    void begin_layer() { ++layer_; }
+    void begin_layer();
+    // Drops what aufs kept at the root for itself; within its layer it may be linked to.
+    void end_layer();
 
     // Where an entry will go. Checks everything that can be checked before content is read. Throws environment_invalid
     // naming the entry. `skip` says the entry has no place of its own: a whiteout (applied now), a marker, or the root.
@@ -78,6 +82,8 @@ public:
 
     // A directory that must be there, made with `mode` if it is not. Replaces what is no directory.
     void ensure_directory(std::string_view name, std::uint16_t mode);
+    // The directories of a path, from the root and through links; makes those that are missing, as far as nothing else is in the way.
+    void make_directories(std::string_view path);
 
     const Inode& root() const { return inodes_[0]; }
     const Inode& at(InodeId id) const { return inodes_[id]; }
@@ -91,7 +97,7 @@ private:
     InodeId resolve_directory(const std::string& entry, const std::vector<std::string>& parts, bool create, bool& missing);
     void unlink(InodeId parent, const std::string& name);
     void drop(InodeId id);
-    bool hide_lower(InodeId id);
+    bool hide_lower(InodeId parent, const std::string& name, InodeId id);
     void hide_children(InodeId directory);
 
     TreeLimits limits_;
@@ -100,6 +106,7 @@ private:
     std::vector<Inode> inodes_;
     std::uint64_t entries_ = 0;
     std::uint32_t layer_ = 0;
+    std::set<std::pair<InodeId, std::string>> linked_;  // names that this layer gave to files of lower ones, by hard links
 };
 
 }  // namespace pyro::image

@@ -276,7 +276,7 @@ io::Task<EnvironmentManifest> Installer::build(std::string job_id, std::vector<s
         worker.fds.push_back(passed(open_file(directory + "/" + root_file, O_RDWR | O_CREAT | O_EXCL, 0600), worker_directory_fd));
         const json layers = pass_layers(worker, layer_paths, diff_ids, manifest);
         json request = {{"layers", layers}, {"image_fd", worker_directory_fd}, {"disk_bytes", options_.disk_bytes},
-                        {"limits", {{"total_bytes", options_.max_image_bytes * 4}}}};
+                        {"working_dir", manifest.working_dir}, {"limits", {{"total_bytes", options_.max_image_bytes * 4}}}};
         json result = co_await run_worker(supervisor_, std::move(worker), std::move(request), progress, stop);
         try {
             manifest.root_size = result.at("size").get<std::uint64_t>();
@@ -340,7 +340,8 @@ io::Task<void> Installer::unpack(EnvironmentManifest manifest, std::string job_i
     worker.fds.push_back(passed(open_file(directory, O_RDONLY | O_DIRECTORY | O_NOFOLLOW), worker_directory_fd));
     const std::vector<std::string> unchecked;  // the digests were, when the blobs came
     const json layers = pass_layers(worker, paths, unchecked, manifest);
-    json request = {{"layers", layers}, {"directory_fd", worker_directory_fd}, {"limits", {{"total_bytes", options_.max_image_bytes * 4}}}};
+    json request = {{"layers", layers}, {"directory_fd", worker_directory_fd}, {"working_dir", manifest.working_dir},
+                    {"limits", {{"total_bytes", options_.max_image_bytes * 4}}}};
     co_await run_worker(supervisor_, std::move(worker), std::move(request), progress, stop);
 }
 

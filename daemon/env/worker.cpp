@@ -6,6 +6,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <nlohmann/json.hpp>
 
 #include "daemon/io/stream.hpp"
@@ -133,6 +134,8 @@ io::Task<json> run_worker(supervise::Supervisor& supervisor, WorkerJob job, json
         std::rethrow_exception(failure);
     if (outcome.error)
         throw *outcome.error;
+    if (status.signal == SIGKILL)  // its own limits make it end with a word
+        throw Error(ErrorCode::unavailable, "the image worker was killed, as happens where the host has no memory left", "free some memory and try again");
     if (!outcome.result || status.code != 0 || status.signal != 0)
         throw Error(ErrorCode::internal, "the image worker gave no answer: " + status.describe(), "see the daemon's log");
     co_return std::move(*outcome.result);

@@ -3,6 +3,7 @@
 
 #include <clocale>
 #include <map>
+#include <random>
 
 #include "image/layer.hpp"
 #include "tests/support/catch.hpp"
@@ -70,6 +71,14 @@ std::string packed(const std::string& bytes, int filter) {
     REQUIRE(archive_write_close(a) == ARCHIVE_OK);
     archive_write_free(a);
     out.resize(used);
+    return out;
+}
+
+std::string noise_of(std::size_t size) {
+    std::mt19937 random(1);
+    std::string out(size, '\0');
+    for (char& c : out)
+        c = static_cast<char>(random());
     return out;
 }
 
@@ -175,14 +184,17 @@ TEST_CASE("hostile entries are refused by name") {
         deep += "d/";
     Merge merge;
     merge.layer(TarBuilder().file("f", "f").directory("dir"));
-    refused(merge, TarBuilder().file("/etc/passwd", "x").bytes(), "\"/etc/passwd\" is an absolute path");
     refused(merge, TarBuilder().file("../x", "x").bytes(), "\"../x\" leaves the tree");
     refused(merge, TarBuilder().file("a/../../x", "x").bytes(), "\"a/../../x\" leaves the tree");
     refused(merge, TarBuilder().file("dir/" + long_name, "x").bytes(), "name longer than 255");
     refused(merge, TarBuilder().file(deep + "x", "x").bytes(), "512 directories deep");
     refused(merge, TarBuilder().file(std::string(2200, 'a') + "/" + std::string(2200, 'b'), "").bytes(), "path longer than 4096");
     refused(merge, TarBuilder().hard_link("l", "../../etc/shadow").bytes(), "\"l\" leaves the tree");
-    refused(merge, TarBuilder().hard_link("l", "/f").bytes(), "\"l\" is an absolute path");
+    refused(merge, TarBuilder().file("/../x", "x").bytes(), "\"/../x\" leaves the tree");
+    refused(merge, TarBuilder().file(".wh.d/x", "x").bytes(), "\".wh.d/x\" lies below a whiteout");
+    Member list;
+    list.path = "acl", list.pax = test::pax_record("SCHILY.xattr.system.posix_acl_access", std::string("\2\0\0\0\3\0\7\0\0\0\0\0", 12));
+    refused(merge, TarBuilder().add(list).bytes(), "\"acl\" has an access control list that is none");
     refused(merge, TarBuilder().hard_link("l", "missing").bytes(), "\"l\" is a hard link to \"missing\", which is not there");
     refused(merge, TarBuilder().hard_link("l", "dir").bytes(), "which is a directory");
     refused(merge, TarBuilder().hard_link("l", ".").bytes(), "hard link to the root");
@@ -213,6 +225,53 @@ TEST_CASE("an entry cannot escape the depth limit through links") {
     for (int i = 0; i < 200; ++i)
         more += "/e";
     refused(merge, TarBuilder().file(more + "/x", "").bytes(), "512 directories deep");
+}
+
+TEST_CASE("a name given by a hard link is its layer's, the file is not") {
+    for (const bool first : {true, false}) {
+        Merge merge;
+        merge.layer(TarBuilder().file("a", "content").file("d/b", "b"));
+        TarBuilder upper;
+        if (first)
+            upper.file(".wh.a", "").file("d/.wh..wh..opq", "");
+        TarBuilder linked = TarBuilder().hard_link("c", "a").hard_link("d/e", "d/b").file(".wh.a", "").file("d/.wh..wh..opq", "").file(".wh.c", "");
+        if (first) {
+            refused(merge, upper.hard_link("c", "a").bytes(), "which is not there");
+            continue;
+        }
+        merge.layer(linked);
+        CHECK_FALSE(merge.has("a"));
+        CHECK_FALSE(merge.has("d/b"));
+        CHECK(merge.content("c") == "content");
+        CHECK(merge.content("d/e") == "b");
+        merge.layer(TarBuilder().file(".wh.c", ""));
+        CHECK_FALSE(merge.has("c"));
+        CHECK(merge.store.files.size() == 1);
+    }
+}
+
+TEST_CASE("what aufs kept for itself can be linked to, and is gone behind its layer") {
+    Merge merge;
+    merge.layer(TarBuilder().directory(".wh..wh.plnk").file(".wh..wh.plnk/12.34", "shared").hard_link("a", ".wh..wh.plnk/12.34").hard_link("b", ".wh..wh.plnk/12.34"));
+    CHECK(merge.content("a") == "shared");
+    CHECK(merge.tree.find("a") == merge.tree.find("b"));
+    CHECK(merge.tree.find("a")->links == 2);
+    CHECK_FALSE(merge.has(".wh..wh.plnk"));
+}
+
+TEST_CASE("frames and members follow each other; what is packed otherwise is named") {
+    const std::string tar = TarBuilder().file("a", noise_of(3000)).file("b", "b").bytes(), skipped("\x53\x2a\x4d\x18\3\0\0\0abc", 11);
+    const std::string one = tar.substr(0, 1000), other = tar.substr(1000);
+    for (const std::string& stream : {packed(one, ARCHIVE_FILTER_GZIP) + packed(other, ARCHIVE_FILTER_GZIP),
+                                      packed(one, ARCHIVE_FILTER_ZSTD) + skipped + packed(other, ARCHIVE_FILTER_ZSTD), skipped + packed(tar, ARCHIVE_FILTER_ZSTD) + skipped}) {
+        Merge merge;
+        merge.layer(stream);
+        CHECK(merge.last.diff_id == Digest::of(tar));
+        CHECK(merge.content("b") == "b");
+    }
+    Merge merge;
+    refused(merge, packed(tar, ARCHIVE_FILTER_XZ), "packed by xz");
+    refused(merge, packed(tar, ARCHIVE_FILTER_BZIP2), "packed by bzip2");
 }
 
 TEST_CASE("of two entries with one name the later wins") {
@@ -257,7 +316,8 @@ TEST_CASE("attributes are kept: modes, owners, times, links, devices, capabiliti
     Member m;
     m.path = "suid", m.content = "s", m.mode = 04755, m.uid = 7, m.gid = 8;
     m.pax = test::pax_record("mtime", "1600000000.25") + test::pax_record("SCHILY.xattr.security.capability", std::string("\1\0\0\2", 4)) +
-            test::pax_record("SCHILY.xattr.user.note", "hi") + test::pax_record("SCHILY.xattr.trusted.x", "no") + test::pax_record("uid", "3000000");
+            test::pax_record("SCHILY.xattr.user.note", "hi") + test::pax_record("SCHILY.xattr.trusted.x", "kept") + test::pax_record("SCHILY.xattr.trusted.overlay.opaque", "y") +
+            test::pax_record("SCHILY.xattr.user.overlay.redirect", "/x") + test::pax_record("SCHILY.xattr.security.selinux", "l") + test::pax_record("SCHILY.xattr.odd", "?") + test::pax_record("uid", "3000000");
     Member null;
     null.path = "dev/null", null.type = '3', null.mode = 0666, null.major = 1, null.minor = 3;
     merge.layer(TarBuilder().add(m).add(null).symlink("link", "a/b"));
@@ -267,7 +327,7 @@ TEST_CASE("attributes are kept: modes, owners, times, links, devices, capabiliti
     CHECK(suid->gid == 8);
     CHECK(suid->mtime == 1600000000);
     CHECK(suid->mtime_nsec == 250000000);
-    CHECK(suid->xattrs.size() == 2);
+    CHECK(suid->xattrs.size() == 3);
     CHECK(suid->xattrs.at("security.capability") == std::string("\1\0\0\2", 4));
     CHECK(merge.tree.find("dev")->mode == 0755);  // made on the way
     CHECK(merge.tree.find("dev/null")->major == 1);
