@@ -148,6 +148,11 @@ Tree::Place Tree::place(const Entry& entry) {
         refuse_entry(entry.path, "is one too many: the limit is " + std::to_string(limits_.max_entries));
     const Inode& given = entry.attributes;
     std::vector<std::string> parts = split_path(entry.path, entry.path, rules_);
+    std::size_t xattr_bytes = 0;
+    for (const auto& [name, value] : given.xattrs)
+        xattr_bytes += name.size() + value.size() + 24;
+    if (xattr_bytes > 3500)
+        refuse_entry(entry.path, "has more extended attributes than fit a block");
     Place place;
     bool missing = false;
     if (parts.empty()) {
@@ -192,11 +197,6 @@ Tree::Place Tree::place(const Entry& entry) {
         if (given.target.empty() || given.target.size() > max_target || given.target.find('\0') != std::string::npos)
             refuse_entry(entry.path, "is a symlink with an empty or too long target");
     }
-    std::size_t xattr_bytes = 0;
-    for (const auto& [name, value] : given.xattrs)
-        xattr_bytes += name.size() + value.size() + 24;
-    if (xattr_bytes > 3500)
-        refuse_entry(entry.path, "has more extended attributes than fit a block");
     place.parent = resolve_directory(entry.path, parts, true, missing);
     return place;
 }

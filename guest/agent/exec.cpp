@@ -372,6 +372,7 @@ void Exec::start(const ExecSpec& spec, const std::vector<std::string>& base_env,
         plan.program = find_program(spec.argv.front(), path->substr(5));
         if (plan.program.empty()) return fail(127, ENOENT, spec.argv.front());
     }
+    program_ = plan.program.empty() ? argv.front() : plan.program, directory_ = plan.cwd;
     for (std::string& argument : argv) plan.argv.push_back(argument.data());
     for (std::string& entry : env) plan.env.push_back(entry.data());
     plan.argv.push_back(nullptr);
@@ -454,7 +455,8 @@ void Exec::on_start() {
     start_fd_.reset();
     if (n == sizeof failure) {
         const bool missing = failure.stage == Stage::program && failure.error_number == ENOENT;
-        constexpr const char* names[] = {"start", "take the terminal", "become the user", "enter the directory", "run the program"};
+        const std::string run = "run " + program_ + (missing && ::access(program_.c_str(), F_OK) == 0 ? ", whose interpreter or loader the image lacks" : "");
+        const std::string names[] = {"start", "take the terminal", "become the user", "enter " + directory_, run};
         fail(missing ? 127 : 126, failure.error_number, names[static_cast<int>(failure.stage)]);
         exit_pending = false;  // told once the process is reaped
     } else {

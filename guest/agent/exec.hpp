@@ -108,6 +108,7 @@ private:
     Poll& poll_;
     pid_t pid_ = 0;
     std::string cgroup_;
+    std::string program_, directory_;  // what a start that failed names
     UniqueFd memory_events_;
     bool tty_ = false;
     std::array<Output, 2> outputs_;

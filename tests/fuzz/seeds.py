@@ -51,7 +51,14 @@ def layer():
     yield "escape", b"\1" + tar(("../x", FILE, {}, b""), ("/x", FILE, {}, b""))
 
 
-TARGETS = {"layer": layer}
+def operations():
+    """The little language of tree_ops.hpp has no words a person would write: all of its bytes, in two orders, are a start."""
+    yield "rising", bytes(range(256)) * 2
+    yield "falling", bytes(range(255, -1, -1)) * 2
+    yield "strides", bytes(i * 37 % 256 for i in range(1024))
+
+
+TARGETS = {"layer": layer, "tree": operations, "ext4": operations}
 
 if __name__ == "__main__":
     for target in sys.argv[2:] or TARGETS:

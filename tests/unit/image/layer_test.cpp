@@ -210,6 +210,8 @@ TEST_CASE("hostile entries are refused by name") {
     Member attributes;
     attributes.path = "big", attributes.pax = test::pax_record("SCHILY.xattr.user.x", std::string(5000, 'v'));
     refused(merge, TarBuilder().add(attributes).bytes(), "\"big\" has more extended attributes");
+    attributes.path = "./", attributes.type = '5';
+    refused(merge, TarBuilder().add(attributes).bytes(), "\"./\" has more extended attributes");
     CHECK(merge.content("f") == "f");
 }
 

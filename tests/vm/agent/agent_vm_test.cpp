@@ -249,7 +249,7 @@ TEST_CASE("signals, exit codes, and what cannot be run") {
         spec.cwd = "/no/such/directory";
         r = co_await finish(channel.exec(spec), stop);
         CHECK(r.status.exit_code == 126);
-        CHECK(r.status.error == "enter the directory: No such file or directory");
+        CHECK(r.status.error == "enter /no/such/directory: No such file or directory");
         spec = command("true");
         spec.user = "nobody-knows";
         r = co_await finish(channel.exec(spec), stop);
