@@ -117,8 +117,10 @@ nlohmann::json build_image(const nlohmann::json& request, Events& events) {
                 options.bytes_per_inode = most_inodes;
             else
                 options.size_bytes *= 2;
-            if (options.size_bytes / 4 > limits.max_total_bytes + (64ull << 20))
-                throw Error(ErrorCode::environment_invalid, "the image does not fit a file system of any allowed size");
+            // Twice the content and a block for each name; only files that are nearly all holes take more.
+            if (options.size_bytes > 2 * (limits.max_total_bytes + 4096 * limits.max_entries) + (1ull << 30))
+                throw Error(ErrorCode::environment_invalid, "the image takes more of a disk than its layers may have content",
+                            "the image is hostile or far too large: use another one");
             rewind_layers(layers);
         }
     }

@@ -6,6 +6,7 @@ namespace pyro::image {
 namespace {
 
 constexpr std::size_t max_path = 4096, max_name = 255, max_depth = 512, max_target = 4095, max_links_followed = 40;
+constexpr std::uint64_t max_link_steps = 100'000'000;  // a minute's work: a target may have two thousand, and each entry forty targets
 constexpr std::uint32_t max_hard_links = 60000;  // ext4 takes 65000
 constexpr std::string_view whiteout_prefix = ".wh.", whiteout_meta = ".wh..wh.", whiteout_opaque = ".wh..wh..opq";
 
@@ -64,6 +65,7 @@ Tree::Tree(TreeLimits limits, std::function<void(ContentId)> discard, TreeRules 
 void Tree::begin_layer() {
     ++layer_;
     linked_.clear();
+    hidden_.clear();
 }
 
 void Tree::end_layer() {
@@ -92,6 +94,9 @@ InodeId Tree::resolve_directory(const std::string& entry, const std::vector<std:
         todo.pop_front();
         const bool of_link = from_link > 0;
         from_link -= of_link;
+        link_steps_ += of_link;
+        if (link_steps_ > max_link_steps)
+            refuse_entry(entry, "lies behind symlinks that lead through too many directories in all");
         if (part == "..") {  // only from a link's target; at the root it stays there
             if (path.size() > 1)
                 path.pop_back();
@@ -282,6 +287,8 @@ bool Tree::hide_lower(InodeId parent, const std::string& name, InodeId id) {
 }
 
 void Tree::hide_children(InodeId directory) {
+    if (!hidden_.insert(directory).second)
+        return;
     std::vector<std::string> hidden;
     for (const auto& [name, child] : inodes_[directory].children)  // hiding below changes the maps below, not this one
         if (hide_lower(directory, name, child))

@@ -106,6 +106,8 @@ private:
     std::vector<Inode> inodes_;
     std::uint64_t entries_ = 0;
     std::uint32_t layer_ = 0;
+    std::set<InodeId> hidden_;     // directories in which this layer has hidden what lower ones put there: once is enough
+    std::uint64_t link_steps_ = 0;  // walked through targets of symlinks, of all entries
     std::set<std::pair<InodeId, std::string>> linked_;  // names that this layer gave to files of lower ones, by hard links
 };
 

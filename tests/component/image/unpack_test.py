@@ -407,6 +407,37 @@ class Worker(unittest.TestCase):
         # A member that says it is larger than all that may be.
         self.refused([Tar().add("f", size=0o77777777777, pax=record("size", b"999999999999999")).bytes()], "larger than the limit")
 
+    def test_files_of_holes_do_not_fill_the_disk(self):
+        # A byte in each block: a sparse file takes far more of the disk than of its archive.
+        size = 64 << 20
+        places = range(0, size, 4096)
+        table = f"{len(places)}\n{''.join(f'{at}{chr(10)}1{chr(10)}' for at in places)}".encode()
+        table += bytes(-len(table) % 512)
+        tar = Tar()
+        for i in range(200):
+            tar.file(f"GNUSparseFile.0/{i}", table + b"x" * len(places), pax=record("GNU.sparse.major", b"1") + record("GNU.sparse.minor", b"0") +
+                     record("GNU.sparse.name", f"{i}".encode()) + record("GNU.sparse.realsize", f"{size}".encode()))
+        one = Tar()
+        one.data = tar.data[:len(tar.data) // 200]
+        self.assertEqual(self.tree([one.bytes()])[b"0"]["allocated"], size)
+        self.refused([tar.bytes()], "more of a disk than", limits={"total_bytes": size, "entries": 1000})
+
+    def test_repeated_whiteouts_and_long_ways_take_no_time(self):
+        # Each looked at all the others once; with a memory of what was hidden it is done when it is read.
+        tar = Tar().directory("d")
+        for i in range(60_000):
+            tar.data += Tar().file(f"d/{i}").data
+        marker = Tar().file("d/.wh..wh..opq").file(".wh.d").data
+        tar.data += marker * 20_000
+        self.assertIn(b"d/59999", self.tree([tar.bytes()], prlimit=[(resource.RLIMIT_CPU, (60, 70))]))
+        way = "a/.." + "/a/.." * 800 + "/a"
+        tar = Tar().directory("a").link("l0", way)
+        for i in range(1, 40):
+            tar.link(f"l{i}", f"l{i - 1}/../{way}")
+        for i in range(4_000):
+            tar.file(f"l30/{i}")
+        self.refused([tar.bytes()], "lead through too many directories")
+
     def test_memory_is_bounded(self):
         tar = Tar()
         for i in range(60_000):
