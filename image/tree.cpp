@@ -210,6 +210,12 @@ void Tree::insert(const Place& place, Entry entry) {
     PYRO_CHECK(!place.skip);
     const auto existing = inodes_[place.parent].children.find(place.name);
     const bool exists = existing != inodes_[place.parent].children.end();
+    if (exists && rules_ == TreeRules::layers) {
+        const Inode& there = inodes_[existing->second];
+        const bool both_directories = there.type == FileType::directory && entry.attributes.type == FileType::directory && !entry.is_hard_link;
+        if (!both_directories && (there.layer == layer_ || linked_.contains({place.parent, place.name})))
+            refuse_entry(entry.path, "is the second of its layer in that place");
+    }
 
     if (entry.is_hard_link) {
         std::vector<std::string> parts = split_path(entry.path, entry.link_target, rules_);

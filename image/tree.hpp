@@ -51,15 +51,16 @@ struct TreeLimits {
 
 // What an archive's names mean.
 enum class TreeRules {
-    layers,  // of OCI: whiteouts, and an entry below a symlink goes where that leads inside the tree (as docker does)
-    plain,   // nothing but themselves: nothing lies below a symlink
+    layers,  // of OCI: whiteouts; an entry below a symlink goes where that leads inside the tree (as docker does); a layer has one
+             // entry for each place, but may name a directory again
+    plain,   // nothing but themselves: nothing lies below a symlink, and of two entries with one name the later wins, as in tar
 };
 
 // Shows a hostile name in a message: short, and no control characters.
 std::string printable(std::string_view text);
 
 // Invariants: id 0 is the root directory; every reachable directory has exactly one name; names are 1 to 255 bytes, without
-// '/', and never "." or "..". By the rules of layers an absolute name begins at the image's root. Nothing here ever touches a host path. Of two entries with one name the later wins, as in tar.
+// '/', and never "." or "..". By the rules of layers an absolute name begins at the image's root. Nothing here ever touches a host path.
 class Tree {
 public:
     // `discard` is told of the content of a file that lost its last name.

@@ -276,13 +276,21 @@ TEST_CASE("frames and members follow each other; what is packed otherwise is nam
     refused(merge, packed(tar, ARCHIVE_FILTER_BZIP2), "packed by bzip2");
 }
 
-TEST_CASE("of two entries with one name the later wins") {
+TEST_CASE("a place is written once in a layer, but a directory may be named again") {
     Merge merge;
-    merge.layer(TarBuilder().file("a", "one").file("a", "two").directory("d", 0700).file("d/x", "x").directory("d", 0750));
-    CHECK(merge.content("a") == "two");
-    CHECK(merge.tree.find("d")->mode == 0750);
+    merge.layer(TarBuilder().file("a", "one").symlink("l", "a").directory("d", 0700).file("d/x", "x").directory("d", 0750).directory("./d/"));
+    CHECK(merge.tree.find("d")->mode == 0755);
     CHECK(merge.content("d/x") == "x");
+    merge.layer(TarBuilder().file("a", "two").hard_link("l", "d/x"));
+    CHECK(merge.content("a") == "two");
     CHECK(merge.store.files.size() == 2);
+    for (const TarBuilder& twice : {TarBuilder().file("n", "1").file("n", "2"), TarBuilder().file("n", "1").file("./n", "2"), TarBuilder().symlink("n", "a").directory("n"),
+                                    TarBuilder().directory("n").file("n", ""), TarBuilder().hard_link("n", "a").hard_link("n", "a"), TarBuilder().hard_link("n", "a").file("n", ""),
+                                    TarBuilder().file("m/x", "").symlink("n", "m").file("n/x", "").directory("m").file("m/x", "")}) {
+        Merge other;
+        other.layer(TarBuilder().file("a", "a"));
+        refused(other, twice.bytes(), "is the second of its layer in that place");
+    }
 }
 
 TEST_CASE("bombs are cut off") {
