@@ -3,7 +3,9 @@
 #include "daemon/service/template_source.hpp"
 #include "daemon/service/viewer.hpp"
 
+#include <linux/landlock.h>
 #include <sys/statvfs.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 namespace pyro::service {
@@ -61,6 +63,9 @@ void SystemService::check_programs(std::vector<proto::Check>& checks) const {
     file("guest kernel", paths_.kernel);
     file("guest initramfs", paths_.initramfs);
     program("image worker", paths_.image_worker, fail, "scripts/build");
+    const long landlock = ::syscall(SYS_landlock_create_ruleset, nullptr, 0, LANDLOCK_CREATE_RULESET_VERSION);
+    checks.push_back(check("image sandbox", pass, landlock >= 1 ? "seccomp, landlock version " + std::to_string(landlock)
+                                                                : std::string("seccomp; this kernel has no landlock")));
     program("debian archive", paths_.mmdebstrap, warn, "sudo apt-get install mmdebstrap");
     program("host-compat sandbox", paths_.bubblewrap, warn, "sudo apt-get install bubblewrap");
 }

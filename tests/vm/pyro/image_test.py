@@ -81,6 +81,10 @@ class Images(unittest.TestCase):
         _, said = self.run_image("nothing", "--", "/bin/sh", code=127)
         self.assertIn("run /bin/sh: No such file", said)
 
+    def test_doctor_says_what_confines_the_worker(self):
+        said = {one["name"]: one["detail"] for one in self.site.call("system.doctor")["checks"]}["image sandbox"]
+        self.assertRegex(said, r"^seccomp(, landlock version \d+|; this kernel has no landlock)$")
+
     def test_a_program_without_its_interpreter(self):
         _, said = self.run_image("lacking", code=127)
         self.assertIn("run /script, whose interpreter or loader the image lacks: No such file", said)
