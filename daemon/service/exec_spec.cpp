@@ -34,7 +34,8 @@ agent::ExecSpec exec_spec(const proto::VmCommand& request, const env::Environmen
     if (request.tty) env.emplace("TERM", "xterm");
     for (const auto& [name, value] : request.env) env[name] = value;
     for (const auto& [name, value] : env) spec.env.push_back(name + "=" + value);
-    spec.cwd = request.workdir ? *request.workdir : image.working_dir.empty() ? "/" : image.working_dir;
+    const bool from_root = image.working_dir.starts_with('/');
+    spec.cwd = request.workdir ? *request.workdir : from_root ? image.working_dir : "/" + image.working_dir;
     spec.user = request.user ? *request.user : image.user;
     spec.tty = request.tty;
     spec.has_stdin = request.interactive;

@@ -21,6 +21,14 @@ def scratch(config, *more):
     return Image([Tar().file("busybox", STATIC, mode=0o755).bytes(), *more], config={**config})
 
 
+def lying():
+    """Plain layers that are said to be packed."""
+    image = Image([Tar().file("busybox", STATIC, mode=0o755).bytes()], config={"Cmd": ["/busybox", "echo", "plain"]}, pack=False)
+    for layer in image.document["layers"]:
+        layer["mediaType"] += "+gzip"
+    return image.seal()
+
+
 def with_users(config):
     users = Tar().directory("etc").file("etc/passwd", PASSWD).file("etc/group", GROUP).directory("home").directory("home/app", uid=1500, gid=1501)
     return scratch(config, users.bytes())
@@ -32,6 +40,7 @@ IMAGES = {
     "command": scratch({"Cmd": ["/busybox", "echo", "only a command"]}),
     "entrypoint": scratch({"Entrypoint": ["/busybox", "echo", "only an entry point"]}),
     "lacking": scratch({"Cmd": ["/script"]}, Tar().file("script", "#!/bin/python3\n", mode=0o755).bytes()),
+    "lying": lying(),
     "nothing": scratch({"Labels": {}}),
     "named": with_users({"User": "app", "WorkingDir": "/made/for/it", "Env": ["A=of the image", "PATH=/nowhere"], "Cmd": SHOW}),
     "group": with_users({"User": "app:other", "WorkingDir": "relative", "Cmd": SHOW}),
@@ -64,6 +73,7 @@ class Images(unittest.TestCase):
         self.assertEqual(self.run_image("scratch")[0], "from the image")
         self.assertEqual(self.run_image("command")[0], "only a command")
         self.assertEqual(self.run_image("entrypoint")[0], "only an entry point")
+        self.assertEqual(self.run_image("lying")[0], "plain")
         # A command that is given runs as it is: no entry point before it.
         self.assertEqual(self.run_image("entrypoint", "--", "/busybox", "echo", "given")[0], "given")
         _, said = self.run_image("nothing", code=125)
