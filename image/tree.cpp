@@ -203,6 +203,13 @@ Tree::Place Tree::place(const Entry& entry) {
             refuse_entry(entry.path, "is a symlink with an empty or too long target");
     }
     place.parent = resolve_directory(entry.path, parts, true, missing);
+    const auto child = inodes_[place.parent].children.find(place.name);
+    if (rules_ == TreeRules::layers && child != inodes_[place.parent].children.end()) {
+        const Inode& there = inodes_[child->second];
+        const bool both_directories = there.type == FileType::directory && given.type == FileType::directory && !entry.is_hard_link;
+        if (!both_directories && (there.layer == layer_ || linked_.contains({place.parent, place.name})))
+            refuse_entry(entry.path, "is the second of its layer in that place");
+    }
     return place;
 }
 
@@ -210,12 +217,6 @@ void Tree::insert(const Place& place, Entry entry) {
     PYRO_CHECK(!place.skip);
     const auto existing = inodes_[place.parent].children.find(place.name);
     const bool exists = existing != inodes_[place.parent].children.end();
-    if (exists && rules_ == TreeRules::layers) {
-        const Inode& there = inodes_[existing->second];
-        const bool both_directories = there.type == FileType::directory && entry.attributes.type == FileType::directory && !entry.is_hard_link;
-        if (!both_directories && (there.layer == layer_ || linked_.contains({place.parent, place.name})))
-            refuse_entry(entry.path, "is the second of its layer in that place");
-    }
 
     if (entry.is_hard_link) {
         std::vector<std::string> parts = split_path(entry.path, entry.link_target, rules_);
