@@ -160,7 +160,7 @@ public:
         json layers = json::array();
         for (std::size_t i = 0; i < manifest.layers.size(); ++i)
             layers.push_back({{"digest", manifest.layers[i].digest.str()}, {"diff_id", config.diff_ids[i].str()}, {"size", manifest.layers[i].size}});
-        return {{"manifest_digest", digest.str()}, {"resolved_digest", resolved.str()}, {"manifest_size", body.size()},
+        return {{"manifest_digest", digest.str()}, {"resolved_digest", resolved.str()}, {"manifest_size", body.size()}, {"authenticated", !credentials_.empty()},
                 {"config_digest", manifest.config.digest.str()}, {"config_size", config_body.size()}, {"layers", std::move(layers)},
                 {"config", {{"user", config.user}, {"working_dir", config.working_dir}, {"env", config.env}, {"cmd", config.cmd}, {"entrypoint", config.entrypoint}}}};
     }

@@ -12,7 +12,7 @@ namespace pyro::image {
 //  "hosts":{"host[:port]":{"plain_http":bool,"allow_private":bool,"ca_fd":n}}, "credentials":{"username","password"}|absent,
 //  "proxy":"", "connect_seconds", "low_speed_bytes", "low_speed_seconds", "document_seconds", "attempts",
 //  "unreachable_attempts", "retry_base_ms"}
-// -> {"manifest_digest","resolved_digest" (of the index or manifest the selector named),"manifest_size","config_digest",
+// -> {"manifest_digest","resolved_digest" (of the index or manifest the selector named),"manifest_size","authenticated" (credentials were given),"config_digest",
 //     "layers":[{"digest","diff_id","size"}],"config":{"user","working_dir","env","cmd","entrypoint"}}
 // Files appear in the directory under the hex of their digest, only whole and verified; "<hex>.part" is what can be resumed.
 // An error's details say {"cause":"unreachable"} when the registry never answered.

@@ -53,14 +53,32 @@ struct EnvList {
     static constexpr Traits traits{.cli = "env list", .mcp = "vm_list_environments", .sdk = "list_environments", .read_only = true};
 };
 
+// Of a user's own auth files, for one registry. Used for the one pull it comes with, never stored, never logged.
+struct RegistryCredentials {
+    static constexpr std::string_view doc = "Who a registry is told is asking: username and password, or an identity token. For this pull alone; never stored.";
+    std::string registry;
+    std::optional<std::string> username;
+    std::optional<std::string> password;
+    std::optional<std::string> identity_token;
+    static constexpr auto fields() {
+        return std::array{
+            field<&RegistryCredentials::registry>("registry", "Registry they are for, as references name it: docker.io, ghcr.io, host:port", {.min = 1, .max = 261}),
+            field<&RegistryCredentials::username>("username", "User name", {.min = 1, .max = 1024}),
+            field<&RegistryCredentials::password>("password", "Password or access token", {.max = 65536}),
+            field<&RegistryCredentials::identity_token>("identity_token", "Token that the registry's token service exchanges for another; instead of a password", {.min = 1, .max = 65536})};
+    }
+};
+
 struct EnvPullParams {
     static constexpr std::string_view doc = "Fetch an environment and build its root disk. An installed one is checked, a broken one repaired.";
     std::string environment;
     bool force = false;
+    std::optional<RegistryCredentials> credentials;
     static constexpr auto fields() {
         return std::array{
             field<&EnvPullParams::environment>("environment", "Catalog name or OCI reference", {.cli = Cli::positional, .min = 1, .max = 512, .completes = "environment"}),
-            field<&EnvPullParams::force>("force", "Pull again even if it is installed and complete", {.defaulted = true})};
+            field<&EnvPullParams::force>("force", "Pull again even if it is installed and complete", {.defaulted = true}),
+            field<&EnvPullParams::credentials>("credentials", "For the registry it comes from. Clients send them after a refusal whose details say credentials: none, and no others", {.cli = Cli::none})};
     }
 };
 struct EnvPullResult {

@@ -241,11 +241,11 @@ io::Task<EnvironmentSummary> EnvironmentCache::inspect(std::string name, state::
     co_return out;
 }
 
-io::Task<void> EnvironmentCache::remember(EnvironmentManifest manifest, std::string reference, state::Viewer viewer) {
+io::Task<void> EnvironmentCache::remember(EnvironmentManifest manifest, std::string reference, bool is_public, state::Viewer viewer) {
     state::EnvironmentRow row;
     row.digest = manifest.digest.str();
     row.owner_uid = viewer.uid;
-    row.is_public = true;  // nothing is pulled with credentials yet
+    row.is_public = is_public;
     row.source = to_string(manifest.source);
     row.manifest_digest = manifest.manifest_digest.empty() ? std::string() : manifest.manifest_digest.str();
     row.size_bytes = static_cast<std::int64_t>(manifest.root_allocated);
@@ -260,11 +260,15 @@ io::Task<void> EnvironmentCache::remember(EnvironmentManifest manifest, std::str
 
 io::Task<std::shared_ptr<const Installation>> EnvironmentCache::install(ResolvedName resolved, state::Viewer viewer, PullOptions options,
                                                                        ProgressSink progress, std::stop_token stop) {
-    std::shared_ptr<const Installation> result = co_await pulls_.install(resolved, viewer.uid, options.force, progress, stop);
+    PullRequest request;
+    request.resolved = resolved;
+    request.user = viewer.uid;
+    request.options = std::move(options);
+    std::shared_ptr<const Installation> result = co_await pulls_.install(std::move(request), progress, stop);
     // The lease keeps prune away until there is a row.
     const Lease held = lease(result->manifest, resolved.name);
     EnvironmentManifest manifest = result->manifest;
-    co_await remember(std::move(manifest), resolved.name, viewer);
+    co_await remember(std::move(manifest), resolved.name, !result->authenticated, viewer);
     if (progress) {
         Progress ready;
         ready.phase = "ready";

@@ -51,10 +51,6 @@ struct EnvironmentSummary {
     std::uint64_t bytes = 0;
 };
 
-struct PullOptions {
-    bool force = false;
-};
-
 struct PullOutcome {
     EnvironmentSummary environment;
     bool changed = false;
@@ -109,7 +105,7 @@ private:
 
     io::Task<std::shared_ptr<const Installation>> install(ResolvedName resolved, state::Viewer viewer, PullOptions options, ProgressSink progress,
                                                           std::stop_token stop);
-    io::Task<void> remember(EnvironmentManifest manifest, std::string reference, state::Viewer viewer);
+    io::Task<void> remember(EnvironmentManifest manifest, std::string reference, bool is_public, state::Viewer viewer);
 
     state::Store& store_;
     io::WorkerPool& pool_;

@@ -65,26 +65,27 @@ std::optional<CacheOptions::ClaimedUid> Installer::worker_uid(const std::string&
     return options_.claim_uid("image-" + job_id);
 }
 
-io::Task<Installation> Installer::install(std::string job_id, ResolvedName resolved, bool force, ProgressSink progress, std::stop_token stop) {
+io::Task<Installation> Installer::install(std::string job_id, PullRequest request, ProgressSink progress, std::stop_token stop) {
     struct Count {
         explicit Count(std::size_t& counter) : counter_(counter) { ++counter_; }
         ~Count() { --counter_; }
         std::size_t& counter_;
     };
     const Count count(running_);
-    Installation out = co_await install_from_any(std::move(job_id), std::move(resolved), force, std::move(progress), std::move(stop));
+    Installation out = co_await install_from_any(std::move(job_id), std::move(request), std::move(progress), std::move(stop));
     co_return out;
 }
 
-io::Task<Installation> Installer::install_from_any(std::string job_id, ResolvedName resolved, bool force, ProgressSink progress, std::stop_token stop) {
+io::Task<Installation> Installer::install_from_any(std::string job_id, PullRequest request, ProgressSink progress, std::stop_token stop) {
+    const ResolvedName resolved = request.resolved;
     std::optional<Error> unreachable;
     for (const Source source : options_.sources) {
-        if (source == Source::debian_archive && !resolved.entry)
+        if (source == Source::debian_archive && (!resolved.entry || request.options.credentials))
             continue;
         std::optional<Error> failed;
         try {
             if (source == Source::registry) {
-                Installation done = co_await install_from_registry(job_id, resolved, force, progress, stop);
+                Installation done = co_await install_from_registry(job_id, request, progress, stop);
                 co_return done;
             }
             Installation done = co_await install_from_archive(job_id, resolved, progress, stop);
@@ -109,9 +110,10 @@ io::Task<Installation> Installer::install_from_any(std::string job_id, ResolvedN
     throw Error(ErrorCode::failed_precondition, "the configuration names no source for " + resolved.name, "add \"registry\" to environments.sources in pyrod.toml");
 }
 
-io::Task<Installation> Installer::install_from_registry(std::string job_id, ResolvedName resolved, bool force, ProgressSink progress, std::stop_token stop) {
-    FetchRequest request = fetch_request(options_, resolved);
-    const std::string downloads = options_.path("downloads", Digest::of(resolved.reference.str()).hex().substr(0, 32));
+io::Task<Installation> Installer::install_from_registry(std::string job_id, PullRequest request, ProgressSink progress, std::stop_token stop) {
+    const ResolvedName resolved = request.resolved;
+    FetchRequest fetch = fetch_request(options_, request);
+    const std::string downloads = options_.path("downloads", Digest::of(request.key()).hex().substr(0, 32));
     const std::string blobs = options_.path("blobs/sha256");
     const std::optional<CacheOptions::ClaimedUid> owner = worker_uid(job_id);
     auto prepare = [downloads, blobs, uid = owner ? owner->uid : ::geteuid()] {
@@ -120,7 +122,7 @@ io::Task<Installation> Installer::install_from_registry(std::string job_id, Reso
     };
     auto prepared = io::offload(bulk_, std::move(prepare));
     const std::vector<std::string> have = co_await std::move(prepared);
-    request.words["have"] = have;
+    fetch.words["have"] = have;
 
     json answer;
     std::exception_ptr failure;
@@ -134,9 +136,9 @@ io::Task<Installation> Installer::install_from_registry(std::string job_id, Reso
         worker.network = true;
         worker.memory_max = worker_memory;
         worker.fds.push_back(passed(open_file(downloads, O_RDONLY | O_DIRECTORY | O_NOFOLLOW), worker_directory_fd));
-        for (const auto& [file, number] : request.ca_files)
+        for (const auto& [file, number] : fetch.ca_files)
             worker.fds.push_back(passed(open_file(file, O_RDONLY), number));
-        answer = co_await run_worker(supervisor_, std::move(worker), std::move(request.words), progress, stop);
+        answer = co_await run_worker(supervisor_, std::move(worker), std::move(fetch.words), progress, stop);
     } catch (const Error& error) {
         failure = std::current_exception();
         no_space = error.code() == ErrorCode::quota_exceeded;
@@ -160,13 +162,14 @@ io::Task<Installation> Installer::install_from_registry(std::string job_id, Reso
 
     FetchedImage image = fetched_image(answer, resolved, have);
     Installation out;
+    out.authenticated = image.authenticated;
     out.downloaded_bytes = co_await adopt_blobs(std::move(image.blobs), downloads, progress, stop);
     auto compare = [directory = options_.path("environments", image.manifest.digest.hex()), digest = image.manifest.digest, stop] {
         return examine(directory, digest, true, stop);
     };
     auto compared = io::offload(bulk_, std::move(compare));
     std::optional<Installed> there = co_await std::move(compared);
-    if (there && there->problem.empty() && !force) {
+    if (there && there->problem.empty() && !request.options.force) {
         out.manifest = std::move(there->manifest);
         co_return out;
     }

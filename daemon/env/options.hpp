@@ -4,13 +4,16 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include <sys/types.h>
 
+#include "daemon/env/catalog.hpp"
 #include "daemon/env/manifest.hpp"
+#include "proto/env.hpp"
 
 namespace pyro::env {
 
@@ -48,6 +51,22 @@ struct CacheOptions {
             out += "/" + std::string(name);
         return out;
     }
+};
+
+// How an environment is to be got.
+struct PullOptions {
+    bool force = false;
+    // The caller's own, for the registry of the reference; held for as long as the pull takes.
+    std::optional<proto::RegistryCredentials> credentials;
+};
+
+// One pull: whose it is matters only where credentials are used.
+struct PullRequest {
+    ResolvedName resolved;
+    uid_t user = 0;
+    PullOptions options;
+    // Pulls of one key are one pull. What is asked for with credentials is its user's own: nobody else may wait for the answer.
+    std::string key() const { return options.credentials ? resolved.name + "\n" + std::to_string(user) : resolved.name; }
 };
 
 }  // namespace pyro::env

@@ -25,7 +25,6 @@ namespace {
 struct Pulls::Job {
     explicit Job(io::Executor executor) : done(executor), may_start(executor) {}
     std::string id;
-    bool force = false;
     io::Event done;
     std::stop_source stop;
     bool abandoned = false;
@@ -87,16 +86,17 @@ io::Task<void> Pulls::close() {
     co_await group_.join();
 }
 
-io::Task<std::shared_ptr<const Installation>> Pulls::install(ResolvedName resolved, uid_t user, bool force, ProgressSink progress, std::stop_token stop) {
+io::Task<std::shared_ptr<const Installation>> Pulls::install(PullRequest request, ProgressSink progress, std::stop_token stop) {
+    const std::string key = request.key();
+    const uid_t user = request.user;
     std::shared_ptr<Job> job;
     while (!job) {
-        const auto running = jobs_.find(resolved.name);
+        const auto running = jobs_.find(key);
         if (running == jobs_.end()) {
             job = std::make_shared<Job>(executor_);
             job->id = std::to_string(::getpid()) + "-" + std::to_string(++next_job_);
-            job->force = force;
-            jobs_.emplace(resolved.name, job);
-            group_.spawn(run(job, resolved));
+            jobs_.emplace(key, job);
+            group_.spawn(run(job, std::move(request)));
         } else if (running->second->abandoned) {
             const std::shared_ptr<Job> ending = running->second;
             co_await ending->done.wait(stop);
@@ -135,8 +135,8 @@ io::Task<void> Pulls::queue_up(std::shared_ptr<Job> job, uid_t user) {
     job->queueing.request_stop();
 }
 
-io::Task<void> Pulls::run(std::shared_ptr<Job> job, ResolvedName resolved) {
-    const std::string key = resolved.name;
+io::Task<void> Pulls::run(std::shared_ptr<Job> job, PullRequest request) {
+    const std::string key = request.key();
     try {
         co_await job->may_start.wait(job->stop.get_token());
         while (pauses_ > 0)
@@ -146,7 +146,7 @@ io::Task<void> Pulls::run(std::shared_ptr<Job> job, ResolvedName resolved) {
             if (const std::shared_ptr<Job> alive = weak.lock())
                 alive->tell(progress);
         };
-        Installation done = co_await installer_.install(job->id, std::move(resolved), job->force, std::move(tell), job->stop.get_token());
+        Installation done = co_await installer_.install(job->id, std::move(request), std::move(tell), job->stop.get_token());
         job->result = std::make_shared<Installation>(std::move(done));
     } catch (...) {
         job->failure = std::current_exception();

@@ -21,9 +21,9 @@ public:
 
     // Ends all and waits for them.
     io::Task<void> close();
-    // Joins the pull of that name, or begins it. Everybody who waits for it hears its progress; when the last one stops
+    // Joins the pull of that key, or begins it. Everybody who waits for it hears its progress; when the last one stops
     // waiting, the work stops.
-    io::Task<std::shared_ptr<const Installation>> install(ResolvedName resolved, uid_t user, bool force, ProgressSink progress, std::stop_token stop);
+    io::Task<std::shared_ptr<const Installation>> install(PullRequest request, ProgressSink progress, std::stop_token stop);
 
     std::size_t running() const noexcept { return jobs_.size(); }
     // While what it returns is held no pull begins its work, so that what nobody uses may go. Nothing where one works already,
@@ -34,14 +34,14 @@ private:
     struct Job;
     class Waiter;
 
-    io::Task<void> run(std::shared_ptr<Job> job, ResolvedName resolved);
+    io::Task<void> run(std::shared_ptr<Job> job, PullRequest request);
     // Waits for a place in the name of one of those who want the job. The first to get one starts it.
     io::Task<void> queue_up(std::shared_ptr<Job> job, uid_t user);
 
     io::Executor executor_;
     Installer& installer_;
     io::Semaphore places_;  // by uid: nobody's slow registry keeps the others from theirs
-    std::map<std::string, std::shared_ptr<Job>> jobs_;  // by canonical reference
+    std::map<std::string, std::shared_ptr<Job>> jobs_;  // by key
     std::uint64_t next_job_ = 0;
     std::size_t waiting_ = 0, pauses_ = 0;
     io::Event resumed_;

@@ -1,5 +1,6 @@
 #include "daemon/env/registry_fetch.hpp"
 
+#include <algorithm>
 #include <set>
 
 #include "common/error.hpp"
@@ -35,10 +36,29 @@ Endpoint endpoint_of(const std::string& text) {
     return out;
 }
 
+bool plain_text(const std::optional<std::string>& text) {
+    return !text || std::none_of(text->begin(), text->end(), [](unsigned char c) { return c < 0x20 || c == 0x7f; });
+}
+
+json credential_words(const proto::RegistryCredentials& given, const std::string& registry) {
+    const auto refuse = [](const std::string& why) { return Error(ErrorCode::invalid_argument, why, "log in to the registry again"); };
+    if (given.registry != registry)
+        throw refuse("the credentials are for " + given.registry + ", and the environment comes from " + registry);
+    if (given.identity_token.has_value() == given.password.has_value() || given.password.has_value() != given.username.has_value())
+        throw refuse("credentials are a user name and a password, or an identity token");
+    if (!plain_text(given.username) || !plain_text(given.password) || !plain_text(given.identity_token) ||
+        (given.username && given.username->find(':') != std::string::npos))
+        throw refuse("the credentials for " + registry + " have a control character, or a colon in the user name");
+    if (given.identity_token)
+        return json::object({{"identity_token", *given.identity_token}});
+    return json::object({{"username", *given.username}, {"password", *given.password}});
+}
+
 }  // namespace
 
-FetchRequest fetch_request(const CacheOptions& options, const ResolvedName& resolved) {
-    const ImageRef& reference = resolved.reference;
+FetchRequest fetch_request(const CacheOptions& options, const PullRequest& request) {
+    const ImageRef& reference = request.resolved.reference;
+    const std::optional<proto::RegistryCredentials>& credentials = request.options.credentials;
     FetchRequest out;
     json hosts = json::object();
     for (const auto& [host, settings] : options.registries) {
@@ -51,7 +71,7 @@ FetchRequest fetch_request(const CacheOptions& options, const ResolvedName& reso
         hosts[host] = std::move(policy);
     }
     Endpoint endpoint;
-    if (const auto mirror = options.mirrors.find(reference.registry); mirror != options.mirrors.end()) {
+    if (const auto mirror = options.mirrors.find(reference.registry); mirror != options.mirrors.end() && !credentials) {
         endpoint = endpoint_of(mirror->second);
         // Whoever configured a mirror means it, wherever it is.
         json policy = hosts.value(endpoint.host, json::object());
@@ -66,15 +86,18 @@ FetchRequest fetch_request(const CacheOptions& options, const ResolvedName& reso
         endpoint.plain = true;
     endpoint.url = (endpoint.plain ? "http://" : "https://") + endpoint.host;
 
-    out.words = {{"reference", resolved.name}, {"endpoint", endpoint.url}, {"repository", reference.repository}, {"selector", reference.selector()},
+    out.words = {{"reference", request.resolved.name}, {"endpoint", endpoint.url}, {"repository", reference.repository}, {"selector", reference.selector()},
                  {"directory_fd", worker_directory_fd}, {"max_bytes", options.max_image_bytes}, {"hosts", hosts},
                  {"connect_seconds", options.connect_seconds}, {"low_speed_seconds", options.low_speed_seconds},
                  {"attempts", options.attempts}, {"retry_base_ms", options.retry_base_ms}};
+    if (credentials)
+        out.words["credentials"] = credential_words(*credentials, reference.registry);
     return out;
 }
 
 FetchedImage fetched_image(const json& answer, const ResolvedName& resolved, const std::vector<std::string>& had) {
     FetchedImage out;
+    out.authenticated = answer.value("authenticated", false);
     std::set<std::string> seen;
     const std::set<std::string> before(had.begin(), had.end());
     const auto want = [&](const Digest& digest, std::uint64_t size) {

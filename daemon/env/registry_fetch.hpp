@@ -16,8 +16,9 @@ struct FetchRequest {
     nlohmann::json words;
     std::vector<std::pair<std::string, int>> ca_files;  // each is passed open, as that descriptor
 };
-// Where the image comes from, by mirrors and settings of registries. Throws invalid_argument for a mirror that is no host.
-FetchRequest fetch_request(const CacheOptions& options, const ResolvedName& resolved);
+// Where the image comes from, by mirrors and settings of registries. With credentials it is the registry itself: a mirror is not
+// whom they are for. Throws invalid_argument for a mirror that is no host, and for credentials that do not fit.
+FetchRequest fetch_request(const CacheOptions& options, const PullRequest& request);
 
 struct FetchedImage {
     struct Blob {
@@ -25,6 +26,7 @@ struct FetchedImage {
         std::uint64_t size = 0;
         bool fresh = false;  // was not there before
     };
+    bool authenticated = false;         // the registry was told who asks
     EnvironmentManifest manifest;       // all but its root image
     std::vector<std::string> diff_ids;  // of its layers
     std::vector<Blob> blobs;            // layers, manifest and configuration, each once

@@ -53,6 +53,7 @@ io::Task<proto::EnvListResult> EnvService::serve(proto::EnvList, proto::EnvListP
 io::Task<proto::EnvPullResult> EnvService::serve(proto::EnvPull, proto::EnvPullParams params, rpc::Call& call) {
     env::PullOptions options;
     options.force = params.force;
+    options.credentials = std::move(params.credentials);
     const env::PullOutcome outcome =
         co_await environments_.pull(std::move(params.environment), viewer_of(call.peer()), options, progress_of(call), call.stop());
     proto::EnvPullResult result;
