@@ -1,6 +1,8 @@
 #include "common/image_ref.hpp"
 
 #include <algorithm>
+#include <array>
+#include <charconv>
 
 #include "common/error.hpp"
 
@@ -20,9 +22,10 @@ std::string ref_quoted(std::string_view text) {
     return out + (text.size() > 80 ? "...\"" : "\"");
 }
 
-[[noreturn]] void ref_refuse(std::string_view text, const std::string& why) {
-    throw Error(ErrorCode::invalid_argument, "image reference " + ref_quoted(text) + ": " + why,
-                "write it as [registry/]repository[:tag][@sha256:digest], for example debian:12");
+constexpr std::string_view ref_form = "write it as [registry/]repository[:tag][@sha256:digest], for example debian:12";
+
+[[noreturn]] void ref_refuse(std::string_view text, const std::string& why, std::string hint = std::string(ref_form)) {
+    throw Error(ErrorCode::invalid_argument, "image reference " + ref_quoted(text) + ": " + why, std::move(hint));
 }
 
 // [a-z0-9]+ joined by one '.', one or two '_', or any number of '-'.
@@ -46,7 +49,7 @@ bool ref_component(std::string_view part) {
 
 bool ref_host(std::string_view host) {
     if (host.size() > 2 && host.front() == '[' && host.back() == ']')
-        return std::all_of(host.begin() + 1, host.end() - 1, [](char c) { return std::string_view("0123456789abcdefABCDEF:.").find(c) != std::string_view::npos; });
+        return std::all_of(host.begin() + 1, host.end() - 1, [](char c) { return std::string_view("0123456789abcdefABCDEF:").find(c) != std::string_view::npos; });
     while (true) {
         const std::string_view label = host.substr(0, host.find('.'));
         if (label.empty() || label.size() > 63 || !ref_alnum(label.front()) || !ref_alnum(label.back()) ||
@@ -63,7 +66,9 @@ bool ref_registry(std::string_view registry) {
     const bool ported = colon != std::string_view::npos && registry.back() != ']';
     if (ported) {
         const std::string_view port = registry.substr(colon + 1);
-        if (port.empty() || port.size() > 5 || !std::all_of(port.begin(), port.end(), [](char c) { return c >= '0' && c <= '9'; }))
+        unsigned number = 0;
+        const auto [end, error] = std::from_chars(port.data(), port.data() + port.size(), number);
+        if (port.empty() || error != std::errc() || end != port.data() + port.size() || number == 0 || number > 65535)
             return false;
     }
     return registry.size() <= max_registry && ref_host(ported ? registry.substr(0, colon) : registry);
@@ -79,6 +84,11 @@ ImageRef ImageRef::parse(std::string_view text) {
     for (const char c : text)
         if (c <= 0x20 || c == 0x7f)  // char is signed here: bytes above 0x7f are below zero
             ref_refuse(text, "has a space, a control character or a character that is not ASCII");
+
+    if (const auto scheme = text.find("://"); scheme != std::string_view::npos)
+        ref_refuse(text, "is an address", "write it without " + ref_quoted(text.substr(0, scheme + 3)));
+    if (text.size() == 64 && text.find_first_not_of("0123456789abcdef") == std::string_view::npos)
+        ref_refuse(text, "64 hexadecimal digits are a digest, no name", "write what it is a digest of: repository@sha256:digest");
 
     ImageRef ref;
     std::string_view rest = text;
@@ -120,6 +130,11 @@ ImageRef ImageRef::parse(std::string_view text) {
         ref_refuse(text, "the repository is longer than " + std::to_string(max_repository) + " characters");
     for (std::string_view left = rest;;) {
         const std::string_view part = left.substr(0, left.find('/'));
+        const auto upper = [](char c) { return c >= 'A' && c <= 'Z'; };
+        std::string lower(text.substr(0, static_cast<std::size_t>(rest.data() + rest.size() - text.data())));
+        std::transform(lower.begin(), lower.end(), lower.begin(), [&](char c) { return upper(c) ? static_cast<char>(c - 'A' + 'a') : c; });
+        if (std::any_of(part.begin(), part.end(), upper))
+            ref_refuse(text, "repository names are lower-case", "write " + lower + std::string(text.substr(lower.size())));
         if (!ref_component(part))
             ref_refuse(text, "the repository part " + ref_quoted(part) +
                                  " must be lower-case letters and digits, joined by '.', '_', '__' or '-'");
@@ -135,5 +150,26 @@ std::string ImageRef::str() const {
 }
 
 std::string ImageRef::selector() const { return digest.empty() ? tag : digest.str(); }
+
+ImageSource ImageSource::parse(std::string_view text) {
+    static constexpr std::array forms{std::pair{std::string_view("oci:"), Kind::oci_layout}, std::pair{std::string_view("oci-archive:"), Kind::oci_archive},
+                                      std::pair{std::string_view("docker-archive:"), Kind::docker_archive}};
+    ImageSource out;
+    for (const auto& [prefix, kind] : forms) {
+        if (!text.starts_with(prefix))
+            continue;
+        // As container tools do it: the path ends at the first colon.
+        const std::string_view rest = text.substr(prefix.size());
+        const auto colon = std::min(rest.find(':'), rest.size());
+        out.kind = kind;
+        out.path = rest.substr(0, colon);
+        out.name = rest.substr(std::min(colon + 1, rest.size()));
+        if (out.path.empty() || out.path.find('\0') != std::string::npos || (colon < rest.size() && out.name.empty()) || text.size() > 4096 + 512)
+            throw Error(ErrorCode::invalid_argument, ref_quoted(text) + " names no file", "write " + std::string(prefix) + "PATH, or " + std::string(prefix) + "PATH:TAG");
+        return out;
+    }
+    out.reference = ImageRef::parse(text);
+    return out;
+}
 
 }  // namespace pyro

@@ -23,4 +23,17 @@ struct ImageRef {
     bool operator==(const ImageRef&) const = default;
 };
 
+// What a user names an image by: a reference, or files of his own in one of the forms that container tools write.
+struct ImageSource {
+    enum class Kind { reference, oci_layout, oci_archive, docker_archive };
+    Kind kind = Kind::reference;
+    ImageRef reference;  // of a reference
+    std::string path;    // of the others: as it was written
+    std::string name;    // of the others: which image of those in there; empty: the only one
+
+    // "oci:DIRECTORY[:TAG]", "oci-archive:FILE[:TAG]", "docker-archive:FILE[:REFERENCE]", else a reference: an image that is
+    // called oci is docker.io/library/oci. Throws invalid_argument.
+    static ImageSource parse(std::string_view text);
+};
+
 }  // namespace pyro

@@ -141,6 +141,8 @@ Config load_config(const std::string& file) {
         for (const std::string& source : config.environments.sources)
             if (source != "registry" && source != "debian-archive") s.refuse("sources", "may name registry and debian-archive");
         s.read("max_image_mib", config.environments.max_image_mib, 1, 1 << 20);
+        s.read("proxy", config.environments.proxy);
+        s.read("no_proxy", config.environments.no_proxy);
     });
     top.section("mirror", [&](Section& s) { s.each_string([&](const std::string& host, std::string to) { config.mirror[host] = std::move(to); }); });
     top.section("registry", [&](Section& s) {

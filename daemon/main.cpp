@@ -51,6 +51,11 @@ env::CacheOptions environment_options(const Config& config, vm::VmUids& uids) {
     for (const std::string& source : config.environments.sources)
         options.sources.push_back(source == "registry" ? env::Source::registry : env::Source::debian_archive);
     options.mirrors = config.mirror;
+    options.proxies = env::Proxies::of_environment([](const char* name) { return ::getenv(name); });
+    if (!config.environments.proxy.empty())
+        options.proxies.http = options.proxies.https = config.environments.proxy;
+    if (!config.environments.no_proxy.empty())
+        options.proxies.none_for = config.environments.no_proxy;
     for (const auto& [host, registry] : config.registries)
         options.registries[host] = env::RegistrySettings{registry.plain_http, registry.allow_private, registry.ca_file};
     options.max_image_bytes = static_cast<std::uint64_t>(config.environments.max_image_mib) << 20;

@@ -17,7 +17,7 @@ struct Range4 {
 constexpr std::uint32_t ip4(unsigned a, unsigned b, unsigned c, unsigned d) { return a << 24 | b << 16 | c << 8 | d; }
 
 constexpr Range4 closed_ranges[] = {{ip4(0, 0, 0, 0), 8},      {ip4(10, 0, 0, 0), 8},      {ip4(100, 64, 0, 0), 10}, {ip4(127, 0, 0, 0), 8},
-                                    {ip4(169, 254, 0, 0), 16}, {ip4(172, 16, 0, 0), 12},   {ip4(192, 0, 0, 0), 24},  {ip4(192, 168, 0, 0), 16},
+                                    {ip4(169, 254, 0, 0), 16}, {ip4(172, 16, 0, 0), 12},   {ip4(192, 0, 0, 0), 24},  {ip4(192, 88, 99, 0), 24}, {ip4(192, 168, 0, 0), 16},
                                     {ip4(198, 18, 0, 0), 15},  {ip4(224, 0, 0, 0), 4},     {ip4(240, 0, 0, 0), 4},   {ip4(168, 63, 129, 16), 32}};
 
 bool public4(std::uint32_t address) {
@@ -38,6 +38,8 @@ bool public6(const unsigned char* b) {
         return public4(embedded(b + 12));
     if (b[0] == 0x20 && b[1] == 0x02)  // 6to4
         return public4(embedded(b + 2));
+    if (b[0] == 0x20 && b[1] == 0x01 && b[2] < 0x02)  // 2001::/23: Teredo and other tunnels and tests
+        return false;
     return (b[0] & 0xe0) == 0x20;  // of global unicast only what is assigned, 2000::/3
 }
 

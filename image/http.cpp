@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <charconv>
 #include <exception>
 
 #include "image/address.hpp"
@@ -34,6 +35,53 @@ std::string address_text(const sockaddr* address) {
     else if (address->sa_family == AF_INET6)
         ::inet_ntop(AF_INET6, &reinterpret_cast<const sockaddr_in6*>(address)->sin6_addr, text, sizeof text);
     return text;
+}
+
+sockaddr_storage address_of(std::string text) {
+    sockaddr_storage out{};
+    if (text.starts_with('[') && text.ends_with(']'))
+        text = text.substr(1, text.size() - 2);
+    if (::inet_pton(AF_INET, text.c_str(), &reinterpret_cast<sockaddr_in&>(out).sin_addr) == 1)
+        out.ss_family = AF_INET;
+    else if (::inet_pton(AF_INET6, text.c_str(), &reinterpret_cast<sockaddr_in6&>(out).sin6_addr) == 1)
+        out.ss_family = AF_INET6;
+    return out;
+}
+
+std::string_view address_bytes(const sockaddr_storage& address) {
+    if (address.ss_family == AF_INET)
+        return {reinterpret_cast<const char*>(&reinterpret_cast<const sockaddr_in&>(address).sin_addr), 4};
+    return {reinterpret_cast<const char*>(&reinterpret_cast<const sockaddr_in6&>(address).sin6_addr), 16};
+}
+
+bool is_within(const sockaddr_storage& address, const std::string& network) {
+    const auto slash = network.find('/');
+    const sockaddr_storage base = address_of(network.substr(0, slash));
+    if (base.ss_family == AF_UNSPEC || base.ss_family != address.ss_family)
+        return false;
+    const std::string_view a = address_bytes(address), b = address_bytes(base);
+    const std::size_t whole = a.size() * 8;
+    std::size_t bits = whole;
+    if (slash != std::string::npos) {
+        const auto [end, error] = std::from_chars(network.data() + slash + 1, network.data() + network.size(), bits);
+        if (error != std::errc() || end != network.data() + network.size() || bits > whole)
+            return false;
+    }
+    if (a.substr(0, bits / 8) != b.substr(0, bits / 8))
+        return false;
+    const unsigned rest = bits % 8;
+    return rest == 0 || (static_cast<unsigned char>(a[bits / 8]) ^ static_cast<unsigned char>(b[bits / 8])) >> (8 - rest) == 0;
+}
+
+// A proxy resolves names itself; what is an address, or this host, by its name alone is judged before it is asked.
+bool names_private_address(const std::string& host) {
+    const sockaddr_storage literal = address_of(host);
+    if (literal.ss_family != AF_UNSPEC)
+        return !is_public_address(reinterpret_cast<const sockaddr*>(&literal));
+    std::string name = host;
+    while (name.ends_with('.'))
+        name.pop_back();
+    return name == "localhost" || name.ends_with(".localhost");
 }
 
 template <class T>
@@ -67,6 +115,31 @@ Url Url::parse(const std::string& text, const Url* base) {
     return out;
 }
 
+std::string Url::place() const { return port == (scheme == "https" ? "443" : "80") ? host : host + ":" + port; }
+
+bool is_in_no_proxy(const std::string& list, const Url& url) {
+    const sockaddr_storage address = address_of(url.host);
+    for (std::size_t at = 0; at < list.size();) {
+        const std::size_t end = std::min(list.find_first_of(", \t", at), list.size());
+        std::string entry = list.substr(at, end - at);
+        at = end + 1;
+        std::transform(entry.begin(), entry.end(), entry.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+        if (entry == "*")
+            return true;
+        if (address.ss_family != AF_UNSPEC && is_within(address, entry))
+            return true;
+        if (const auto colon = entry.rfind(':'); colon != std::string::npos && entry.substr(colon + 1) == url.port)
+            entry.resize(colon);
+        if (entry.starts_with("*."))
+            entry.erase(0, 1);
+        if (entry.empty() || entry == ".")
+            continue;
+        if (entry == url.host || (entry.front() == '.' ? url.host.ends_with(entry) || url.host == entry.substr(1) : url.host.ends_with("." + entry)))
+            return true;
+    }
+    return false;
+}
+
 std::string HttpResponse::header(const std::string& name) const {
     const auto found = headers.find(name);
     return found == headers.end() ? std::string() : found->second;
@@ -82,8 +155,9 @@ public:
     Impl(const Impl&) = delete;
     Impl& operator=(const Impl&) = delete;
 
-    HttpResponse get(const Url& url, const HostPolicy& policy, const std::vector<std::string>& headers, std::size_t limit, const Receiver& receiver) {
+    HttpResponse send(const Url& url, const HostPolicy& policy, const HttpRequest& request, std::size_t limit, const Receiver& receiver) {
         response_ = {};
+        response_.url = url.text;
         header_bytes_ = 0;
         limit_ = limit;
         receiver_ = &receiver;
@@ -92,13 +166,19 @@ public:
         failure_ = nullptr;
         broken_off_ = false;
         char error_text[CURL_ERROR_SIZE] = "";
+        const std::string proxy = is_in_no_proxy(options.no_proxy, url) ? "" : url.scheme == "https" ? options.https_proxy : options.http_proxy;
+        proxied_ = !proxy.empty();
+        if (proxied_ && !policy.allow_private && names_private_address(url.host))
+            throw not_public(url, url.host);
 
         curl_easy_reset(curl_);  // keeps the connections
         set_option(curl_, CURLOPT_URL, url.text.c_str());
         set_option(curl_, CURLOPT_PROTOCOLS_STR, url.scheme.c_str());
         set_option(curl_, CURLOPT_FOLLOWLOCATION, 0L);
         set_option(curl_, CURLOPT_NOSIGNAL, 1L);
-        set_option(curl_, CURLOPT_PROXY, options.proxy.c_str());  // "" also shuts out the environment's
+        set_option(curl_, CURLOPT_PROXY, proxy.c_str());  // "" also shuts out the environment's
+        set_option(curl_, CURLOPT_NOPROXY, "");
+        set_option(curl_, CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
         set_option(curl_, CURLOPT_NETRC, static_cast<long>(CURL_NETRC_IGNORED));
         set_option(curl_, CURLOPT_CONNECTTIMEOUT, options.connect_seconds);
         set_option(curl_, CURLOPT_LOW_SPEED_LIMIT, options.low_speed_bytes);
@@ -114,11 +194,20 @@ public:
         set_option(curl_, CURLOPT_WRITEDATA, this);
         set_option(curl_, CURLOPT_OPENSOCKETFUNCTION, &Impl::on_socket);
         set_option(curl_, CURLOPT_OPENSOCKETDATA, this);
+        if (options.cancelled) {
+            set_option(curl_, CURLOPT_NOPROGRESS, 0L);
+            set_option(curl_, CURLOPT_XFERINFOFUNCTION, &Impl::on_progress);
+            set_option(curl_, CURLOPT_XFERINFODATA, this);
+        }
+        if (request.form) {
+            set_option(curl_, CURLOPT_POSTFIELDSIZE_LARGE, static_cast<curl_off_t>(request.form->size()));
+            set_option(curl_, CURLOPT_POSTFIELDS, request.form->c_str());
+        }
         curl_blob ca{const_cast<char*>(policy.ca_pem.data()), policy.ca_pem.size(), CURL_BLOB_NOCOPY};
         if (!policy.ca_pem.empty())
             set_option(curl_, CURLOPT_CAINFO_BLOB, &ca);
         curl_slist* raw = nullptr;
-        for (const std::string& header : headers)
+        for (const std::string& header : request.headers)
             raw = curl_slist_append(raw, header.c_str());
         const std::unique_ptr<curl_slist, void (*)(curl_slist*)> list(raw, curl_slist_free_all);
         set_option(curl_, CURLOPT_HTTPHEADER, list.get());
@@ -131,30 +220,35 @@ public:
             return std::move(response_);
 
         if (!refused_address_.empty() && response_.status == 0)
-            throw Error(ErrorCode::network_denied, url.host + " has the address " + refused_address_ + ", which is not a public one",
-                        "if this is your own registry, allow it in pyrod.toml: [registry.\"" + url.host + (default_port(url) ? "" : ":" + url.port) +
-                            "\"] allow_private = true");
+            throw not_public(url, refused_address_);
         const std::string reason = error_text[0] ? error_text : curl_easy_strerror(code);
         switch (code) {
             case CURLE_PEER_FAILED_VERIFICATION:
             case CURLE_SSL_CACERT_BADFILE:
-                throw Error(ErrorCode::failed_precondition, url.host + " has no certificate that this machine trusts: " + reason,
+                throw Error(ErrorCode::failed_precondition, url.place() + " has no certificate that this machine trusts: " + reason,
                             "set ca_file for the registry in pyrod.toml, or install its certificate authority");
             case CURLE_COULDNT_RESOLVE_HOST:
             case CURLE_COULDNT_RESOLVE_PROXY:
             case CURLE_COULDNT_CONNECT:
-                throw TransferFailed{url.host + ": " + reason, true};
+                throw TransferFailed{url.place() + ": " + reason, true};
             case CURLE_OPERATION_TIMEDOUT:
-                throw TransferFailed{url.host + ": " + reason, response_.status == 0};
+                throw TransferFailed{url.place() + ": " + reason, response_.status == 0};
             default:
-                throw TransferFailed{url.host + ": " + reason, false};
+                throw TransferFailed{url.place() + ": " + reason, false};
         }
     }
 
     HttpOptions options;
 
 private:
-    static bool default_port(const Url& url) { return url.port == (url.scheme == "https" ? "443" : "80"); }
+    static Error not_public(const Url& url, const std::string& address) {
+        return Error(ErrorCode::network_denied, url.place() + " has the address " + address + ", which is not a public one",
+                     "if this is your own registry, allow it in pyrod.toml: [registry.\"" + url.place() + "\"] allow_private = true");
+    }
+
+    static int on_progress(void* self_pointer, curl_off_t, curl_off_t, curl_off_t, curl_off_t) {
+        return *static_cast<Impl*>(self_pointer)->options.cancelled ? 1 : 0;
+    }
 
     static std::size_t on_header(char* data, std::size_t size, std::size_t count, void* self_pointer) {
         auto* self = static_cast<Impl*>(self_pointer);
@@ -188,10 +282,8 @@ private:
         try {
             const bool good = response.status == 200 || response.status == 206;
             if (good && *self->receiver_) {
-                if ((*self->receiver_)(response, bytes))
-                    return bytes.size();
-                self->broken_off_ = true;
-                return 0;
+                (*self->receiver_)(response, bytes);
+                return bytes.size();
             }
             if (good && response.body.size() + bytes.size() > self->limit_)
                 throw Error(ErrorCode::environment_invalid, "the registry's answer is larger than " + std::to_string(self->limit_) + " bytes",
@@ -211,7 +303,7 @@ private:
     // After name resolution and before the connection: the one place where an address can be refused for good.
     static curl_socket_t on_socket(void* self_pointer, curlsocktype, curl_sockaddr* address) {
         auto* self = static_cast<Impl*>(self_pointer);
-        if (!self->policy_->allow_private && self->options.proxy.empty() && !is_public_address(&address->addr)) {
+        if (!self->policy_->allow_private && !self->proxied_ && !is_public_address(&address->addr)) {
             self->refused_address_ = address_text(&address->addr);
             return CURL_SOCKET_BAD;
         }
@@ -225,27 +317,25 @@ private:
     const HostPolicy* policy_ = nullptr;
     std::string refused_address_;
     std::exception_ptr failure_;
-    bool broken_off_ = false;
+    bool broken_off_ = false;  // an error's text goes on for too long
+    bool proxied_ = false;
 };
 
 Http::Http(HttpOptions options) : impl_(std::make_unique<Impl>(std::move(options))) {}
 Http::~Http() = default;
+Http::Http(Http&&) noexcept = default;
 
-const HostPolicy& Http::policy(const Url& url) const {
+HttpResponse Http::send(const Url& url, const HttpRequest& request, std::size_t limit, const Receiver& receiver) {
     static const HostPolicy closed;
     const auto& hosts = impl_->options.hosts;
-    if (const auto exact = hosts.find(url.host + ":" + url.port); exact != hosts.end())
-        return exact->second;
-    const auto host = hosts.find(url.host);
-    return host == hosts.end() ? closed : host->second;
-}
-
-HttpResponse Http::get(const Url& url, const std::vector<std::string>& headers, std::size_t limit, const Receiver& receiver) {
-    const HostPolicy& allowed = policy(url);
+    auto found = hosts.find(url.host + ":" + url.port);
+    if (found == hosts.end())
+        found = hosts.find(url.host);
+    const HostPolicy& allowed = found == hosts.end() ? closed : found->second;
     if (url.scheme == "http" && !allowed.plain_http)
-        throw Error(ErrorCode::network_denied, url.host + " would be asked without encryption",
-                    "if that is meant, allow it in pyrod.toml: [registry.\"" + url.host + "\"] plain_http = true");
-    return impl_->get(url, allowed, headers, limit, receiver);
+        throw Error(ErrorCode::network_denied, url.place() + " would be asked without encryption",
+                    "if that is meant, allow it in pyrod.toml: [registry.\"" + url.place() + "\"] plain_http = true");
+    return impl_->send(url, allowed, request, limit, receiver);
 }
 
 }  // namespace pyro::image

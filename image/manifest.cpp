@@ -94,18 +94,38 @@ Descriptor select_platform(std::string_view index) {
     if (manifests == document.end() || !manifests->is_array() || manifests->size() > max_index_entries)
         manifest_invalid("the image index lists no manifests");
     std::string offered;
+    const json* best = nullptr;
+    const json* unlabelled = nullptr;  // its configuration will tell
+    std::string best_variant;
+    std::size_t without_platform = 0;
     for (const json& entry : *manifests) {
         if (!entry.is_object())
             manifest_invalid("the image index lists something that is no manifest");
         const auto platform = entry.find("platform");
-        if (platform == entry.end() || !platform->is_object())
+        if (platform == entry.end() || !platform->is_object()) {
+            unlabelled = &entry;
+            ++without_platform;
             continue;
+        }
         const std::string os = text_field(*platform, "os"), architecture = text_field(*platform, "architecture");
-        if (os == "linux" && architecture == "amd64")
-            return parse_descriptor(entry, "manifest for linux/amd64");
+        std::string variant = text_field(*platform, "variant");
+        if (os == "linux" && architecture == "amd64") {
+            // The plainest: what is made for newer processors need not run on this one. Of equal ones the first.
+            if (variant == "v1")
+                variant.clear();
+            if (!best || variant < best_variant) {
+                best = &entry;
+                best_variant = variant;
+            }
+            continue;
+        }
         if (offered.size() < 200 && os != "unknown")
-            offered += (offered.empty() ? "" : ", ") + printable(os + "/" + architecture);
+            offered += (offered.empty() ? "" : ", ") + printable(os + "/" + architecture + (variant.empty() ? "" : "/" + variant));
     }
+    if (best)
+        return parse_descriptor(*best, "manifest for linux/amd64");
+    if (without_platform == 1)
+        return parse_descriptor(*unlabelled, "manifest of unknown platform");
     throw Error(ErrorCode::failed_precondition, "the image is not made for linux/amd64" + (offered.empty() ? "" : ", only for " + offered),
                 "choose an image or tag that offers linux/amd64");
 }
@@ -113,9 +133,12 @@ Descriptor select_platform(std::string_view index) {
 Manifest parse_manifest(std::string_view body) {
     const json document = parse_object(body, "manifest");
     if (document.value("schemaVersion", json(0)) == 1)
-        throw Error(ErrorCode::failed_precondition, "the manifest has the obsolete docker schema 1", "push the image again with a current tool");
+        throw Error(ErrorCode::failed_precondition, "the manifest has the obsolete docker schema 1", "push the image again with a current tool, or use a newer tag");
     Manifest manifest;
     manifest.config = parse_descriptor(document.contains("config") ? document["config"] : json(), "image configuration");
+    if (const std::string& type = manifest.config.media_type; !type.empty() && type != "application/vnd.oci.image.config.v1+json" &&
+                                                              type != "application/vnd.docker.container.image.v1+json")
+        throw Error(ErrorCode::failed_precondition, "this is no image of a system, its configuration is of type " + printable(type), "choose another reference: charts, signatures and the like cannot boot");
     const auto layers = document.find("layers");
     if (layers == document.end() || !layers->is_array() || layers->empty() || layers->size() > max_manifest_layers)
         manifest_invalid("the manifest has no layers, or more than " + std::to_string(max_manifest_layers));

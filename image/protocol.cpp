@@ -23,13 +23,16 @@ void Events::line(const nlohmann::json& message) {
 }
 
 void Events::progress(std::string_view phase, std::string_view digest, std::uint64_t done, std::uint64_t total) {
-    std::string key = std::string(phase) + ' ' + std::string(digest);
     const std::uint64_t step = std::max<std::uint64_t>(1u << 20, total / 100);
-    if (key == last_key_ && done != total && done - last_done_ < step)
+    if (phase != last_phase_) {
+        last_phase_ = phase;
+        told_.clear();
+    }
+    // Layers come at once: each is told of when it begins, and then what they have got together. That may be less again.
+    const bool begins = told_.insert(std::string(digest)).second;
+    const std::uint64_t change = done > last_done_ ? done - last_done_ : last_done_ - done;
+    if (!begins && (change == 0 || (done != total && change < step)))
         return;
-    if (key == last_key_ && done == last_done_)
-        return;
-    last_key_ = std::move(key);
     last_done_ = done;
     line({{"event", "progress"}, {"phase", phase}, {"digest", digest}, {"done", done}, {"total", total}});
 }

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <nlohmann/json_fwd.hpp>
+#include <set>
 #include <string>
 #include <string_view>
 
@@ -12,7 +13,7 @@ namespace pyro::image {
 // The request, bounded; throws invalid_argument.
 nlohmann::json read_request(int fd);
 
-// The answer. Progress is thinned: at most one line per phase and MiB or percent, so that a reader is never flooded.
+// The answer. Progress is thinned: one line for each digest and one per MiB or percent, so that a reader is never flooded.
 class Events {
 public:
     explicit Events(int fd) : fd_(fd) {}
@@ -24,7 +25,8 @@ public:
 private:
     void line(const nlohmann::json& message);
     int fd_;
-    std::string last_key_;
+    std::string last_phase_;
+    std::set<std::string> told_;  // digests of this phase
     std::uint64_t last_done_ = 0;
 };
 

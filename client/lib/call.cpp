@@ -1,5 +1,6 @@
 // One call from its request to its answer: a single loop over the connection, the attach connection, the streams and the signals.
 #include "client/lib/connection.hpp"
+#include "client/lib/registry_auth.hpp"
 #include "client/lib/socket.hpp"
 #include "proto/attach.hpp"
 #include "proto/jsonrpc.hpp"
@@ -8,6 +9,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <climits>
+#include <cstdlib>
 #include <cstring>
 #include <fcntl.h>
 #include <poll.h>
@@ -419,6 +421,24 @@ private:
 };
 
 json Connection::call(std::string_view method, const json& params, const CallOptions& options) {
+    std::optional<Error> refused;
+    try {
+        return CallLoop(*this, method, params, options).run();
+    } catch (const Error& error) {
+        const auto detail = error.details().find("credentials");
+        if (detail == error.details().end() || detail->second != "none" || !params.contains("environment")) throw;
+        refused = error;
+    }
+    // Credentials leave the user only where a registry wants some, and for the registry that he himself named.
+    const auto credentials = find_registry_credentials(ImageRef::parse(params["environment"].get<std::string>()), auth_file_paths(&std::getenv), options);
+    if (!credentials) throw *refused;
+    json pull = {{"environment", params["environment"]}};
+    if (method == proto::EnvPull::name) pull = params;
+    pull["credentials"] = proto::to_wire(*credentials);
+    CallOptions of_pull = options;
+    of_pull.streams = nullptr;
+    json pulled = CallLoop(*this, proto::EnvPull::name, pull, of_pull).run();
+    if (method == proto::EnvPull::name) return pulled;
     return CallLoop(*this, method, params, options).run();
 }
 

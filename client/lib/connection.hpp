@@ -122,6 +122,8 @@ public:
     typename M::Result call(const typename M::Params& params, const CallOptions& options = {}) {
         return proto::from_wire<typename M::Result>(call(M::name, proto::to_wire(params), options), proto::Unknown::ignore);
     }
+    // Where a registry refuses an environment to who gives no credentials, the user's own are looked for, the environment is
+    // pulled with them, and the call made again.
     nlohmann::json call(std::string_view method, const nlohmann::json& params, const CallOptions& options = {});
 
 private:

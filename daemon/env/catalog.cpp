@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "common/error.hpp"
+
 namespace pyro::env {
 namespace {
 
@@ -41,6 +43,14 @@ const CatalogEntry* find_in_catalog(std::string_view name) {
     return found == entries.end() ? nullptr : &*found;
 }
 
+const CatalogEntry* look_alike(const ImageRef& reference) {
+    const std::string_view official = "library/";
+    if (reference.registry != "docker.io" || !reference.repository.starts_with(official))
+        return nullptr;
+    const CatalogEntry* entry = find_in_catalog(reference.repository.substr(official.size()) + ":" + reference.tag);
+    return entry && ImageRef::parse(entry->reference) != reference ? entry : nullptr;
+}
+
 ResolvedName resolve_name(std::string_view name) {
     if (const CatalogEntry* entry = find_in_catalog(name)) {
         ResolvedName out;
@@ -49,8 +59,12 @@ ResolvedName resolve_name(std::string_view name) {
         out.entry = entry;
         return out;
     }
+    ImageSource source = ImageSource::parse(name);
+    if (source.kind != ImageSource::Kind::reference)
+        throw Error(ErrorCode::invalid_argument, "\"" + std::string(name) + "\" is for files of yours, which the daemon does not open",
+                    "it is the client that reads them; an image of a registry whose name is like that is written in full: docker.io/library/oci:TAG");
     ResolvedName out;
-    out.reference = ImageRef::parse(name);
+    out.reference = std::move(source.reference);
     out.name = out.reference.str();
     return out;
 }

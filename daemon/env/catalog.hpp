@@ -27,5 +27,7 @@ struct ResolvedName {
     const CatalogEntry* entry = nullptr;  // of the catalog
 };
 ResolvedName resolve_name(std::string_view name);  // throws invalid_argument
+// The catalog's environment that is called what a short form of this reference would be, and is another image; or null.
+const CatalogEntry* look_alike(const ImageRef& reference);
 
 }  // namespace pyro::env

@@ -24,6 +24,14 @@ struct RegistrySettings {
     std::string ca_file;         // PEM; empty: the system's certificates alone
 };
 
+// Who is asked to ask registries, by the scheme of their address.
+struct Proxies {
+    std::string http, https;
+    std::string none_for;  // as NO_PROXY lists hosts
+    // As http_proxy, https_proxy, all_proxy and no_proxy say, in small letters or, where those are missing, capitals.
+    static Proxies of_environment(const std::function<const char*(const char*)>& environment);
+};
+
 struct CacheOptions {
     std::string state_directory;  // blobs/, environments/, ingest/, downloads/ are made below
     std::string image_worker;     // pyro-image
@@ -31,6 +39,7 @@ struct CacheOptions {
     std::vector<Source> sources = {Source::registry, Source::debian_archive};  // tried in this order while one cannot be reached
     std::map<std::string, std::string> mirrors;             // registry host -> "host:port" or "http://host:port" to ask instead
     std::map<std::string, RegistrySettings> registries;     // by "host" or "host:port"
+    Proxies proxies;
     std::uint64_t max_image_bytes = 16ull << 30;            // of layers, packed; unpacked four times that
     std::uint64_t disk_bytes = 8ull << 30;                  // of a root image; larger where the content needs it
     std::size_t concurrent_pulls = 4;

@@ -1,6 +1,7 @@
 #include "daemon/env/registry_fetch.hpp"
 
 #include <algorithm>
+#include <cctype>
 #include <set>
 
 #include "common/error.hpp"
@@ -14,6 +15,11 @@ using nlohmann::json;
 constexpr std::size_t max_layers = 127;
 
 std::string text_of(const json& object, const char* name) { return object.at(name).get<std::string>(); }
+
+std::string lower(std::string text) {
+    std::transform(text.begin(), text.end(), text.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+    return text;
+}
 
 // A host with what may follow it in the configuration: "host[:port]" or "http[s]://host[:port]".
 struct Endpoint {
@@ -32,7 +38,7 @@ Endpoint endpoint_of(const std::string& text) {
         rest.remove_suffix(1);
     if (rest.empty() || rest.find('/') != std::string_view::npos)
         throw Error(ErrorCode::invalid_argument, "the mirror \"" + text + "\" is not a host", "write [mirror] entries as \"docker.io\" = \"host:port\" or \"http://host:port\"");
-    out.host = rest;
+    out.host = lower(std::string(rest));
     return out;
 }
 
@@ -56,6 +62,27 @@ json credential_words(const proto::RegistryCredentials& given, const std::string
 
 }  // namespace
 
+Proxies Proxies::of_environment(const std::function<const char*(const char*)>& environment) {
+    const auto value = [&](std::string name) -> std::string {
+        const char* small = environment(name.c_str());
+        if (small && *small)
+            return small;
+        std::transform(name.begin(), name.end(), name.begin(), [](unsigned char c) { return static_cast<char>(std::toupper(c)); });
+        const char* capital = environment(name.c_str());
+        return capital ? capital : "";
+    };
+    Proxies out;
+    const std::string all = value("all_proxy");
+    out.http = value("http_proxy");
+    out.https = value("https_proxy");
+    if (out.http.empty())
+        out.http = all;
+    if (out.https.empty())
+        out.https = all;
+    out.none_for = value("no_proxy");
+    return out;
+}
+
 FetchRequest fetch_request(const CacheOptions& options, const PullRequest& request) {
     const ImageRef& reference = request.resolved.reference;
     const std::optional<proto::RegistryCredentials>& credentials = request.options.credentials;
@@ -68,7 +95,7 @@ FetchRequest fetch_request(const CacheOptions& options, const PullRequest& reque
             policy["ca_fd"] = number;
             out.ca_files.emplace_back(settings.ca_file, number);
         }
-        hosts[host] = std::move(policy);
+        hosts[lower(host)] = std::move(policy);
     }
     Endpoint endpoint;
     if (const auto mirror = options.mirrors.find(reference.registry); mirror != options.mirrors.end() && !credentials) {
@@ -89,6 +116,7 @@ FetchRequest fetch_request(const CacheOptions& options, const PullRequest& reque
     out.words = {{"reference", request.resolved.name}, {"endpoint", endpoint.url}, {"repository", reference.repository}, {"selector", reference.selector()},
                  {"directory_fd", worker_directory_fd}, {"max_bytes", options.max_image_bytes}, {"hosts", hosts},
                  {"connect_seconds", options.connect_seconds}, {"low_speed_seconds", options.low_speed_seconds},
+                 {"http_proxy", options.proxies.http}, {"https_proxy", options.proxies.https}, {"no_proxy", options.proxies.none_for},
                  {"attempts", options.attempts}, {"retry_base_ms", options.retry_base_ms}};
     if (credentials)
         out.words["credentials"] = credential_words(*credentials, reference.registry);

@@ -14,6 +14,9 @@ proto::EnvironmentInfo info_of(const env::EnvironmentSummary& summary) {
     info.name = summary.name;
     info.reference = summary.reference;
     info.description = summary.description;
+    if (info.description.empty() && !summary.reference.empty() && summary.name == summary.reference)
+        if (const env::CatalogEntry* other = env::look_alike(ImageRef::parse(summary.reference)))
+            info.description = "The registry's own; the name " + std::string(other->name) + " is of the catalog and means " + std::string(other->reference);
     info.state = static_cast<proto::EnvironmentState>(summary.presence);
     if (!summary.problem.empty()) info.problem = summary.problem;
     if (summary.manifest) {
