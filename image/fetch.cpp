@@ -25,7 +25,7 @@ using nlohmann::json;
 constexpr std::uint64_t max_document = 4u << 20;
 constexpr std::size_t layers_at_once = 4;
 
-HttpOptions http_options(const json& request, const Url& endpoint) {
+HttpOptions http_options(const json& request) {
     HttpOptions options;
     options.http_proxy = request.value("http_proxy", "");
     options.https_proxy = request.value("https_proxy", "");
@@ -43,9 +43,6 @@ HttpOptions http_options(const json& request, const Url& endpoint) {
             policy.ca_pem = read_up_to(given["ca_fd"].get<int>(), 1u << 20);
         options.hosts.emplace(host, std::move(policy));
     }
-    // A registry's token service on the same host is as trusted as the registry.
-    if (const auto own = options.hosts.find(endpoint.host + ":" + endpoint.port); own != options.hosts.end())
-        options.hosts.emplace(endpoint.host, own->second);
     return options;
 }
 
@@ -61,7 +58,7 @@ RegistrySettings registry_settings(const json& request) {
     out.login.username = login.value("username", "");
     out.login.password = login.value("password", "");
     out.login.identity_token = login.value("identity_token", "");
-    out.http = http_options(request, out.endpoint);
+    out.http = http_options(request);
     return out;
 }
 

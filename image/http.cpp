@@ -159,6 +159,7 @@ public:
         response_ = {};
         response_.url = url.text;
         header_bytes_ = 0;
+        head_ended_ = false;
         limit_ = limit;
         receiver_ = &receiver;
         policy_ = &policy;
@@ -216,8 +217,10 @@ public:
         if (failure_)
             std::rethrow_exception(failure_);
         curl_easy_getinfo(curl_, CURLINFO_RESPONSE_CODE, &response_.status);
-        if (code == CURLE_OK || broken_off_)
+        if ((code == CURLE_OK || broken_off_) && head_ended_)
             return std::move(response_);
+        if (code == CURLE_OK)  // to libcurl an answer whose head breaks off is one without a body
+            throw TransferFailed{url.place() + ": the answer breaks off in its headers"};
 
         if (!refused_address_.empty() && response_.status == 0)
             throw not_public(url, refused_address_);
@@ -256,6 +259,7 @@ private:
         self->header_bytes_ += line.size();
         if (self->header_bytes_ > max_header_bytes)
             return 0;
+        self->head_ended_ = line == "\r\n" || line == "\n";
         if (line.starts_with("HTTP/")) {  // a further head: after 100 Continue
             self->response_.headers.clear();
             return line.size();
@@ -319,6 +323,7 @@ private:
     std::exception_ptr failure_;
     bool broken_off_ = false;  // an error's text goes on for too long
     bool proxied_ = false;
+    bool head_ended_ = false;
 };
 
 Http::Http(HttpOptions options) : impl_(std::make_unique<Impl>(std::move(options))) {}
@@ -331,6 +336,8 @@ HttpResponse Http::send(const Url& url, const HttpRequest& request, std::size_t 
     auto found = hosts.find(url.host + ":" + url.port);
     if (found == hosts.end())
         found = hosts.find(url.host);
+    if (found == hosts.end() && request.trusted && request.trusted->host == url.host)
+        found = hosts.find(request.trusted->host + ":" + request.trusted->port);
     const HostPolicy& allowed = found == hosts.end() ? closed : found->second;
     if (url.scheme == "http" && !allowed.plain_http)
         throw Error(ErrorCode::network_denied, url.place() + " would be asked without encryption",

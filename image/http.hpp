@@ -46,6 +46,7 @@ bool is_in_no_proxy(const std::string& list, const Url& url);
 struct HttpRequest {
     std::vector<std::string> headers;
     std::optional<std::string> form;  // then a POST of application/x-www-form-urlencoded, else a GET
+    const Url* trusted = nullptr;     // another port of this host is held to what is allowed of it
 };
 
 struct HttpResponse {

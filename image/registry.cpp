@@ -103,7 +103,7 @@ HttpResponse Registry::follow(Http& http, Url url, HttpRequest request, const st
 
 HttpResponse Registry::exchange(Http& http, const std::string& path, const std::vector<std::string>& headers, std::size_t limit, const Http::Receiver& receiver) {
     const Url url = Url::parse("/v2/" + settings_.repository + path, &settings_.endpoint);
-    const HttpRequest request{headers, std::nullopt};
+    const HttpRequest request{headers, std::nullopt, nullptr};
     std::string authorization;
     {
         const std::lock_guard lock(mutex_);
@@ -158,6 +158,7 @@ std::string Registry::token(Http& http, const std::map<std::string, std::string>
         words = "service=" + percent_encoded(service->second) + "&" + words;
     const RegistryLogin& login = settings_.login;
     HttpRequest request;
+    request.trusted = &settings_.endpoint;  // its token service is often another port of the same host
     std::string authorization;
     if (!login.identity_token.empty()) {
         request.form = "grant_type=refresh_token&client_id=pyro&" + words + "&refresh_token=" + percent_encoded(login.identity_token);
