@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """The client against a daemon that misbehaves, and against terminals, pipes and signals."""
+import base64
 import fcntl
 import json
 import os
@@ -13,7 +14,7 @@ import threading
 import unittest
 
 from fake_pyrod import EOF, ERR, FakePyrod, IN, OUT, RESIZE, WAIT, frame
-from program import PYRO, OnTerminal, environment, pyro, start
+from program import PYRO, OnTerminal, children, environment, pyro, start
 
 VM = {"vm_id": "vm-abc", "state": "running", "environment": "debian:12", "environment_digest": "sha256:" + "b" * 64, "vcpu_count": 1,
       "mem_mib": 1024, "disk_gib": 8, "network": False, "created_at": 1700000000, "expires_at": 1700000600}
@@ -211,6 +212,79 @@ class Run(unittest.TestCase):
             self.assertEqual(child.wait(WAIT), 128 + signal.SIGPIPE)
             self.assertEqual(child.stderr.read(), b"")
             self.assertTrue(daemon.cancelled.wait(WAIT))
+
+
+class Credentials(unittest.TestCase):
+    """They leave the user after a refusal that says they are missing, for the registry that he named, once."""
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory(prefix="pyro-auth-")
+        self.addCleanup(folder.cleanup)
+        self.file = os.path.join(folder.name, "auth.json")
+        with open(self.file, "w") as out:
+            json.dump({"auths": {"ghcr.io": {"auth": base64.b64encode(b"me:word").decode()}, "other.example": {"username": "o", "password": "o"}}}, out)
+        self.env = {"REGISTRY_AUTH_FILE": self.file}
+
+    def asked(self, daemon):
+        return [(call.method, call.params.get("credentials")) for call in daemon.requests]
+
+    def refusing(self, details):
+        """Refuses a pull without credentials, and a run before the pull."""
+        pulled = []
+
+        def pull(call):
+            if "credentials" not in call.params:
+                return call.fail("failed_precondition", **details)
+            pulled.append(call)
+            call.answer({"environment": ENV, "changed": True, "downloaded_bytes": 1})
+
+        def run_(call):
+            if not pulled:
+                return call.fail("failed_precondition", **details)
+            call.start()
+            call.ended()
+        return {"env__pull": pull, "vm__run": run_}
+
+    MINE = {"registry": "ghcr.io", "username": "me", "password": "word"}
+
+    def test_a_pull_is_repeated_with_them(self):
+        with FakePyrod(**self.refusing({"credentials": "none"})) as daemon:
+            done = pyro(daemon, "env", "pull", "--force", "ghcr.io/a/b:1", env=self.env)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertEqual(self.asked(daemon), [("env.pull", None), ("env.pull", self.MINE)])
+            self.assertTrue(all(call.params["force"] for call in daemon.requests))
+
+    def test_what_pulls_by_itself_is_repeated_behind_a_pull(self):
+        with FakePyrod(**self.refusing({"credentials": "none"})) as daemon:
+            done = pyro(daemon, "run", "ghcr.io/a/b:1", "--", "true", env=self.env)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertEqual(self.asked(daemon), [("vm.run", None), ("env.pull", self.MINE), ("vm.run", None)])
+
+    def test_never_otherwise(self):
+        for details, name in (({}, "ghcr.io/a"), ({"credentials": "refused"}, "ghcr.io/a"), ({"credentials": "none"}, "ghcr.io.evil.example/a"),
+                              ({"credentials": "none"}, "docker.io/library/a"), ({"credentials": "none", "reference": "ghcr.io/a"}, "local")):
+            with FakePyrod(**self.refusing(details)) as daemon:
+                done = pyro(daemon, "env", "pull", name, env=self.env)
+                self.assertEqual(done.returncode, 125)
+                self.assertIn(b"it failed", done.stderr)
+                self.assertEqual(self.asked(daemon), [("env.pull", None)])
+
+    def test_a_helper_that_hangs_is_interrupted(self):
+        folder = os.path.dirname(self.file)
+        os.mkfifo(os.path.join(folder, "began"))
+        with open(os.path.join(folder, "docker-credential-slow"), "w") as out:
+            out.write(f"#!/bin/sh\necho began > {folder}/began\nexec sleep 600\n")
+        os.chmod(out.name, 0o755)
+        with open(self.file, "w") as out:
+            json.dump({"credsStore": "slow"}, out)
+        with FakePyrod(**self.refusing({"credentials": "none"})) as daemon:
+            process = children.ends_with(self, subprocess.Popen([PYRO, "env", "pull", "ghcr.io/a"], stdin=subprocess.DEVNULL,
+                                                                env=environment(daemon, **self.env, PATH=f"{folder}:{os.environ['PATH']}"), stderr=subprocess.PIPE))
+            with open(os.path.join(folder, "began")) as began:
+                began.read()
+            process.send_signal(signal.SIGINT)
+            self.assertEqual(process.wait(WAIT), 130)
+            process.stderr.close()
 
 
 class Signals(unittest.TestCase):
