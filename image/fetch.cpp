@@ -114,13 +114,12 @@ public:
             throw Error(ErrorCode::environment_invalid, "the image configuration is larger than " + std::to_string(max_document) + " bytes");
         std::uint64_t total = 0;
         std::set<std::string> seen;
-        std::vector<Descriptor> wanted;
+        std::vector<Descriptor> layers_once;
         for (const Descriptor& layer : manifest.layers) {
             if (!seen.insert(layer.digest.hex()).second)
                 continue;
             total += layer.size;
-            if (!have_.contains(layer.digest.hex()) && !complete(layer))
-                wanted.push_back(layer);
+            layers_once.push_back(layer);
         }
         if (total > max_bytes_)
             throw Error(ErrorCode::quota_exceeded, "the image has " + std::to_string(total) + " bytes of layers, the limit is " + std::to_string(max_bytes_),
@@ -129,6 +128,10 @@ public:
         const std::string config_body = document("/blobs/" + manifest.config.digest.str(), manifest.config);
         const ImageConfig config = parse_config(config_body, manifest.layers.size());
 
+        std::vector<Descriptor> wanted;
+        for (const Descriptor& layer : layers_once)
+            if (!have_.contains(layer.digest.hex()) && !complete(layer))
+                wanted.push_back(layer);
         download_all(wanted, total, events);
         keep(digest, body);
         keep(manifest.config.digest, config_body);

@@ -430,7 +430,15 @@ json Connection::call(std::string_view method, const json& params, const CallOpt
         refused = error;
     }
     // Credentials leave the user only where a registry wants some, and for the registry that he himself named.
-    const auto credentials = find_registry_credentials(ImageRef::parse(params["environment"].get<std::string>()), auth_file_paths(&std::getenv), options);
+    const auto reference = [&]() -> std::optional<ImageRef> {
+        try {
+            return ImageRef::parse(params["environment"].get<std::string>());
+        } catch (const Error&) {
+            return std::nullopt;  // no name of a registry's
+        }
+    }();
+    if (!reference) throw *refused;
+    const auto credentials = find_registry_credentials(*reference, auth_file_paths(&std::getenv), options);
     if (!credentials) throw *refused;
     json pull = {{"environment", params["environment"]}};
     if (method == proto::EnvPull::name) pull = params;

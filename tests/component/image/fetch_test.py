@@ -5,6 +5,9 @@ import hashlib
 import json
 import os
 import pathlib
+import select
+import socket
+import socketserver
 import subprocess
 import sys
 import tempfile
@@ -671,6 +674,25 @@ class NetworkFaults(FetchCase):
         self.addCleanup(gone.close)
         self.assertEqual(self.fails("unavailable", Far, hosts=hosts, http_proxy=gone.url)["details"], {"cause": "unreachable"})
 
+    def test_through_a_proxy_with_tls(self):
+        image = small_image()
+        with oci.DockerRegistry("basic", tls=True) as registry:
+            registry.push("app", "1", image)
+            through = Tunnels(registry.port)
+            self.addCleanup(through.close)
+
+            class Far:
+                host = f"localhost:{registry.port}"
+                url = f"https://localhost:{registry.port}"
+            self.succeeds(image, Far, ca=registry.path / "ca.crt", https_proxy=through.url, credentials={"username": "tester", "password": "secret"})
+            self.assertTrue(through.heads)
+            for head in through.heads:
+                self.assertTrue(head.startswith(f"CONNECT localhost:{registry.port} "))
+                self.assertNotIn("authorization", head.lower())
+            self.clear()
+            through.refuse = True
+            self.fails("unavailable", Far, ca=registry.path / "ca.crt", https_proxy=through.url)
+
     def test_layers_come_at_once_and_one_failure_ends_all(self):
         image = oci.Image([oci.layer({f"f{i}": oci.noise(200_000, str(i).encode())}) for i in range(6)])
         self.registry.push("many", "1", image)
@@ -705,6 +727,46 @@ class HttpProxy:
     def hear(self, request):
         self.lines.append(f"{request.method} {request.path}")
         request.path = "/" + request.path.split("/", 3)[3]
+
+
+class Tunnels:
+    """A proxy of the CONNECT kind that leads to one local port."""
+
+    def __init__(self, port):
+        self.heads, self.refuse = [], False
+        outer = self
+
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self):
+                head = b""
+                while line := self.rfile.readline(65537).strip():
+                    head += line + b"\n"
+                outer.heads.append(head.decode())
+                if outer.refuse:
+                    self.wfile.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+                    return
+                self.wfile.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+                with socket.create_connection(("127.0.0.1", port)) as far, contextlib.suppress(OSError):
+                    other = {self.connection: far, far: self.connection}
+                    while True:
+                        for one in select.select(list(other), [], [])[0]:
+                            data = one.recv(65536)
+                            if not data:
+                                return
+                            other[one].sendall(data)
+
+        class Server(socketserver.ThreadingTCPServer):
+            daemon_threads = True
+
+        self.server = Server(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.02,))
+        self.thread.start()
+
+    def close(self):
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join(WAIT)
 
 
 if __name__ == "__main__":
