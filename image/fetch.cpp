@@ -39,8 +39,10 @@ HttpOptions http_options(const json& request) {
         HostPolicy policy;
         policy.plain_http = given.value("plain_http", false);
         policy.allow_private = given.value("allow_private", false);
-        if (given.contains("ca_fd"))
-            policy.ca_pem = read_up_to(given["ca_fd"].get<int>(), 1u << 20);
+        if (given.contains("ca_fd")) {
+            const UniqueFd file(given["ca_fd"].get<int>());  // closed: the worker may not have many open
+            policy.ca_pem = read_up_to(file.get(), 1u << 20);
+        }
         options.hosts.emplace(host, std::move(policy));
     }
     return options;
