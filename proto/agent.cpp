@@ -6,6 +6,7 @@
 #include <concepts>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 namespace pyro::proto::agent {
 namespace {
@@ -241,9 +242,11 @@ std::optional<Frame> FrameDecoder::next() {
             skip(1);
             continue;
         }
-        const std::size_t size = frame_overhead + length;
+        const std::size_t here = elsewhere_ ? 0 : length;
+        const std::size_t size = frame_overhead + here;
         if (have < size) return std::nullopt;
-        if (get<std::uint32_t>(at + header_size + length) != trailer_of(check)) {
+        const bool elsewhere = std::exchange(elsewhere_, false);
+        if (get<std::uint32_t>(at + header_size + here) != trailer_of(check)) {
             // Cut and completed by something else. All of it goes: its payload may hold anything, also what looks like
             // a frame, and what was sent to resynchronise is longer than any frame.
             skip(size);
@@ -251,9 +254,15 @@ std::optional<Frame> FrameDecoder::next() {
         }
         begin_ += size;
         if (type == FrameType::attach) connection_ = connection;
-        return Frame{type, get<std::uint32_t>(at + 24), get<std::uint64_t>(at + 16), connection, {at + header_size, length}};
+        return Frame{type, get<std::uint32_t>(at + 24), get<std::uint64_t>(at + 16), connection, {at + header_size, here}, elsewhere};
     }
     return std::nullopt;
+}
+
+std::optional<FrameDecoder::Begun> FrameDecoder::begun() const {
+    if (buffered() < header_size) return std::nullopt;
+    const char* const at = buffer_.data() + begin_;
+    return Begun{static_cast<FrameType>(at[5]), get<std::uint32_t>(at + 24), get<std::uint64_t>(at + 16), get<std::uint32_t>(at + 28), buffered() - header_size};
 }
 
 std::string encode(const Attach& r) { return encode_record(r); }

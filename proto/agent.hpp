@@ -73,6 +73,7 @@ struct Frame {
     std::uint64_t offset = 0;
     std::uint64_t connection = 0;
     std::string_view payload;  // into the decoder's buffer: valid until more is read into that
+    bool elsewhere = false;    // its payload went another way
 };
 
 // What goes before and after `length` bytes of payload, for who lays the frame out himself.
@@ -100,6 +101,19 @@ public:
     void feed(std::string_view bytes);
     std::optional<Frame> next();                // call until it has nothing, before feeding more
 
+    // The frame that next() has nothing of but its header and `have` bytes of what follows.
+    struct Begun {
+        FrameType type{};
+        std::uint32_t stream = 0;
+        std::uint64_t offset = 0;
+        std::size_t length = 0, have = 0;
+    };
+    std::optional<Begun> begun() const;
+    // That frame's payload, of which nothing came here, goes another way (or not): after the header comes the trailer. Void
+    // when next() passes over the frame, because the trailer is not the header's.
+    void payload_elsewhere(bool is) noexcept { elsewhere_ = is; }
+    bool payload_is_elsewhere() const noexcept { return elsewhere_; }
+
     std::uint64_t connection() const noexcept { return connection_; }
     std::uint64_t discarded() const noexcept { return discarded_; }  // bytes that were no part of a frame
     std::size_t buffered() const noexcept { return end_ - begin_; }
@@ -110,6 +124,7 @@ private:
     std::uint64_t connection_;
     std::uint64_t discarded_ = 0;
     bool follow_attach_;
+    bool elsewhere_ = false;
 };
 
 // Payloads. Each decodes strictly: every bound holds, nothing is missing, nothing is left over. Identity's `workspace` and

@@ -19,7 +19,7 @@ namespace {
 
 constexpr std::size_t channel_read_size = 256 << 10;
 constexpr std::size_t channel_batch = 128 << 10;         // bytes written at once; a kill waits behind no more than this
-constexpr std::size_t input_frame = 32 << 10;
+constexpr std::size_t input_frame = wire::max_payload - wire::frame_overhead;  // with that, whole pages on the guest's end
 constexpr std::size_t merged_chunk = 256 << 10;
 constexpr std::size_t ordered_chunks = 4096;             // beyond, only the order within each stream is kept: a chunk costs memory
 constexpr std::uint64_t acknowledge_every = wire::output_window / 4;

@@ -8,6 +8,7 @@
 #include <csignal>
 #include <cstring>
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -31,6 +32,8 @@ constexpr std::size_t port_write = 32 << 10;
 // command gets in one piece wakes it up once.
 constexpr std::size_t port_read = 64 << 10;
 constexpr std::size_t read_budget = 512 << 10;
+// Input frames of this size go by pages.
+constexpr std::size_t moved_by_pages = 16 << 10;
 
 // So much output is a frame written from where it is kept; less is gathered with what else there is to say.
 constexpr std::size_t written_in_place = 8 << 10;
@@ -60,6 +63,10 @@ Agent::Agent(Surroundings surroundings) : surroundings_(std::move(surroundings))
     ::sigprocmask(SIG_BLOCK, &children, nullptr);
     ::signal(SIGPIPE, SIG_IGN);
     keep_own_program();
+    if (int ends[2]; ::pipe2(ends, O_CLOEXEC | O_NONBLOCK) == 0) {
+        staged_.out = UniqueFd(ends[0]), staged_.in = UniqueFd(ends[1]);
+        ::fcntl(ends[1], F_SETPIPE_SZ, 1 << 20);
+    }
     children_ = UniqueFd(::signalfd(-1, &children, SFD_CLOEXEC | SFD_NONBLOCK));
     wake_ = UniqueFd(::timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
     if (!epoll_ || !children_ || !wake_) throw Error::from_errno("set up the event loop");
@@ -224,18 +231,107 @@ std::uint32_t Agent::count_left() const {
 }
 
 void Agent::read_port() {
-    bool gone = false;
-    for (std::size_t taken = 0; readable_ && taken < read_budget;) {
-        const std::span<char> space = decoder_.prepare(port_read);
+    for (std::size_t budget = read_budget; readable_ && budget > 0;) {
+        const std::size_t limit = bytes_to_read(budget);
+        if (staged_.missing > 0) {
+            budget -= stage(budget);
+            continue;
+        }
+        read_bytes(limit);
+        budget -= std::min(budget, limit);
+        take_frames();
+    }
+    deliver_staged();
+    if (std::exchange(gone_, false)) port_.reset();
+}
+
+void Agent::read_bytes(std::size_t limit) {
+    while (readable_ && limit > 0) {
+        std::span<char> space = decoder_.prepare(std::min(limit, port_read));
+        space = space.first(std::min(limit, space.size()));
         const ssize_t n = ::read(port_.get(), space.data(), space.size());
         if (n > 0) {
             decoder_.commit(static_cast<std::size_t>(n));
-            taken += static_cast<std::size_t>(n);
+            limit -= static_cast<std::size_t>(n);
         } else if (n == 0 || errno != EINTR) {
             readable_ = false;  // 0: the host is away; its return is an edge
-            gone = n == 0 && surroundings_.listener;
+            gone_ = n == 0 && surroundings_.listener;
         }
     }
+}
+
+// Up to the next frame that could go by pages, if one is in sight; whether it does is decided when its header is there and nothing else.
+std::size_t Agent::bytes_to_read(std::size_t budget) {
+    if (!staged_.in || staged_.missing > 0) return budget;
+    if (decoder_.payload_is_elsewhere()) return wire::trailer_size + wire::header_size - (decoder_.buffered() - wire::header_size);
+    if (staged_.in_step && decoder_.buffered() < wire::header_size) return wire::header_size - decoder_.buffered();
+    const std::optional<wire::FrameDecoder::Begun> begun = decoder_.begun();
+    if (!begun || begun->type != FrameType::input || begun->length < moved_by_pages) return budget;
+    const auto exec = execs_.find(begun->stream);
+    if (exec == execs_.end()) return budget;
+    if (staged_.whole > 0 && staged_.exec != begun->stream) deliver_staged();
+    if (!exec->second->takes_pages(begun->offset, begun->length, staged_.whole)) return budget;
+    if (begun->have == 0) {
+        decoder_.payload_elsewhere(true);
+        staged_.exec = begun->stream, staged_.missing = begun->length;
+    }
+    return begun->length - begun->have + wire::trailer_size + wire::header_size;
+}
+
+std::size_t Agent::stage(std::size_t budget) {
+    const ssize_t n = ::splice(port_.get(), nullptr, staged_.in.get(), nullptr, std::min(budget, staged_.missing), SPLICE_F_NONBLOCK);
+    if (n > 0) {
+        staged_.begun += static_cast<std::size_t>(n), staged_.missing -= static_cast<std::size_t>(n);
+        return static_cast<std::size_t>(n);
+    }
+    if (n < 0 && errno == EINTR) return 0;
+    if (n == 0) {
+        readable_ = false;
+        gone_ = static_cast<bool>(surroundings_.listener);
+    } else if (errno == EAGAIN) {
+        pollfd port{port_.get(), POLLIN, 0};
+        if (::poll(&port, 1, 0) == 0) readable_ = false;
+        else if (staged_.whole > 0) deliver_staged();  // the pipe is full
+        else unstage();                                // of pieces so small that one frame fills it
+    } else {
+        unstage();
+        staged_.in.reset();  // a kernel that does not know how
+    }
+    return 0;
+}
+
+void Agent::unstage() {
+    deliver_staged();
+    const std::span<char> space = decoder_.prepare(staged_.begun);
+    for (std::size_t done = 0; done < staged_.begun;) {
+        const ssize_t n = ::read(staged_.out.get(), space.data() + done, staged_.begun - done);
+        PYRO_CHECK(n > 0 || errno == EINTR);
+        if (n > 0) done += static_cast<std::size_t>(n);
+    }
+    decoder_.commit(staged_.begun);
+    decoder_.payload_elsewhere(false);
+    staged_.begun = staged_.missing = 0;
+    staged_.in_step = false;
+}
+
+void Agent::deliver_staged() {
+    const std::size_t count = std::exchange(staged_.whole, 0);
+    if (count == 0) return;
+    const auto exec = execs_.find(staged_.exec);
+    if (exec == execs_.end()) return discard_staged(count);
+    exec->second->take_pages(staged_.out.get(), count);
+}
+
+void Agent::discard_staged(std::size_t count) {
+    char nowhere[4096];
+    while (count > 0) {
+        const ssize_t n = ::read(staged_.out.get(), nowhere, std::min(count, sizeof nowhere));
+        PYRO_CHECK(n > 0 || errno == EINTR);
+        if (n > 0) count -= static_cast<std::size_t>(n);
+    }
+}
+
+void Agent::take_frames() {
     const auto guarded = [](const auto& act) {
         try {
             act();
@@ -243,9 +339,20 @@ void Agent::read_port() {
             log(e.what());
         }
     };
-    while (const std::optional<Frame> frame = decoder_.next()) guarded([&] { on_frame(*frame); });
+    while (const std::optional<Frame> frame = decoder_.next()) {
+        staged_.in_step = frame->elsewhere;
+        if (frame->elsewhere) {
+            staged_.whole += std::exchange(staged_.begun, 0);
+            continue;
+        }
+        deliver_staged();
+        guarded([&] { on_frame(*frame); });
+    }
+    if (staged_.begun > 0 && !decoder_.payload_is_elsewhere()) {  // it was no frame
+        deliver_staged();
+        discard_staged(std::exchange(staged_.begun, 0));
+    }
     for (auto& [number, exec] : execs_) guarded([&exec = exec] { exec->deliver_input(); });  // before the decoder's buffer changes
-    if (gone) port_.reset();
 }
 
 void Agent::write_port() {

@@ -38,6 +38,14 @@ private:
     void reap();
     void use_port(UniqueFd port);
     void read_port();
+    void read_bytes(std::size_t limit);
+    void take_frames();
+    // Input of commands that is much goes from the port to them by pages, without a copy: through a pipe of ours, where a frame waits to be whole.
+    std::size_t bytes_to_read(std::size_t budget);
+    std::size_t stage(std::size_t budget);           // how many bytes of the frame that goes this way
+    void unstage();                                  // that frame goes the other way
+    void deliver_staged();
+    void discard_staged(std::size_t count);
     void write_port();
     std::size_t write_some(std::string_view bytes);  // how many the port took
     bool write_in_place();                           // a frame of each output of the next exec that has much of it, while out_ is empty
@@ -62,7 +70,14 @@ private:
     Surroundings surroundings_;
     UniqueFd epoll_, children_, port_, wake_;
     proto::agent::FrameDecoder decoder_{0, true};
-    bool readable_ = false, writable_ = false;
+    bool readable_ = false, writable_ = false, gone_ = false;
+    struct Staged {
+        UniqueFd in, out;                            // the pipe; none where it does not work
+        std::uint32_t exec = 0;                      // whose input it holds
+        std::size_t whole = 0;                       // bytes of whole frames, and behind them
+        std::size_t begun = 0, missing = 0;          // the frame that comes
+        bool in_step = false;                        // the last frame went this way: the next thing that comes is a header
+    } staged_;
     bool hello_pending_ = false, ready_pending_ = false, synced_pending_ = false;
     std::uint64_t count_asked_ = 0, count_answered_ = 0;
     bool entered_ = false;                           // the root disk, once

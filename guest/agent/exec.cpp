@@ -586,6 +586,32 @@ void Exec::deliver_input() {
     flush_input();
 }
 
+bool Exec::takes_pages(std::uint64_t offset, std::size_t length, std::size_t before) const noexcept {
+    return !tty_ && !input_closed_ && !input_end_ && input_.size() == 0 && offset == input_.end() + before && before + length <= input_.room();
+}
+
+void Exec::take_pages(int pipe, std::size_t count) {
+    while (count > 0 && !input_closed_) {
+        const ssize_t n = ::splice(pipe, nullptr, input_fd_.get(), nullptr, count, SPLICE_F_NONBLOCK);
+        if (n > 0) {
+            input_.skip(static_cast<std::size_t>(n));
+            count -= static_cast<std::size_t>(n);
+        } else if (n == 0 || errno != EINTR) {
+            break;  // it is full, or nobody reads it any more
+        }
+    }
+    while (count > 0) {
+        const std::span<char> space = input_.prepare(count);
+        const ssize_t n = ::read(pipe, space.data(), space.size());
+        if (n < 0 && errno == EINTR) continue;
+        PYRO_CHECK(n > 0);
+        input_.commit(static_cast<std::size_t>(n));
+        count -= static_cast<std::size_t>(n);
+    }
+    if (input_closed_) input_.drop_before(input_.end());
+    flush_input();
+}
+
 void Exec::end_input(std::uint64_t offset) {
     deliver_input();
     if (offset != input_.end() || input_end_) return;

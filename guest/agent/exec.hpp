@@ -75,6 +75,9 @@ public:
 
     void take_input(std::uint64_t offset, std::string_view bytes);  // which stay where they are until
     void deliver_input();                                           // gives them to the command, or keeps what it does not take
+    // Whether input of this offset and length could be moved there instead, by pages, `before` bytes behind what it was given.
+    bool takes_pages(std::uint64_t offset, std::size_t length, std::size_t before) const noexcept;
+    void take_pages(int pipe, std::size_t count);                   // of that pipe: what the command does not take is kept
     void end_input(std::uint64_t offset);
     void resize(std::uint16_t cols, std::uint16_t rows) noexcept;
     void signal(int number) noexcept;

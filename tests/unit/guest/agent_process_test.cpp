@@ -27,6 +27,7 @@ namespace wire = proto::agent;
 namespace {
 
 constexpr std::size_t no_cut = std::numeric_limits<std::size_t>::max();
+constexpr std::size_t whole_piece = 65536;  // of what is carried at once
 const std::stop_token never;
 
 class AgentProcess {
@@ -64,10 +65,10 @@ private:
 // Carries bytes both ways until one direction has carried its share; then both ends see the end of the connection.
 class Relay {
 public:
-    Relay(io::Executor executor, io::Stream host, io::Stream guest, std::size_t to_guest, std::size_t to_host)
+    Relay(io::Executor executor, io::Stream host, io::Stream guest, std::size_t to_guest, std::size_t to_host, std::size_t piece)
         : host_(std::move(host)), guest_(std::move(guest)), group_(executor) {
-        group_.spawn(carry(host_, guest_, to_guest));
-        group_.spawn(carry(guest_, host_, to_host));
+        group_.spawn(carry(host_, guest_, to_guest, piece));
+        group_.spawn(carry(guest_, host_, to_host, whole_piece));
     }
     io::Task<void> close() {
         group_.stop();
@@ -76,8 +77,8 @@ public:
     }
 
 private:
-    io::Task<void> carry(io::Stream& from, io::Stream& to, std::size_t share) {
-        std::vector<char> buffer(65536);
+    io::Task<void> carry(io::Stream& from, io::Stream& to, std::size_t share, std::size_t piece) {
+        std::vector<char> buffer(piece);
         try {
             while (share > 0) {
                 const std::span<char> space(buffer.data(), std::min(buffer.size(), share));
@@ -106,19 +107,20 @@ struct Link {
     }
 };
 
-io::Task<Link> link(io::Stream guest, std::optional<agent::Resumption> resumption, std::size_t to_guest, std::size_t to_host) {
+io::Task<Link> link(io::Stream guest, std::optional<agent::Resumption> resumption, std::size_t to_guest, std::size_t to_host, std::size_t piece = whole_piece) {
     io::Executor executor = co_await io::this_executor();
     int fds[2];
     REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) == 0);
     Link made;
-    made.relay = std::make_unique<Relay>(executor, io::Stream(executor, UniqueFd(fds[1])), std::move(guest), to_guest, to_host);
+    made.relay = std::make_unique<Relay>(executor, io::Stream(executor, UniqueFd(fds[1])), std::move(guest), to_guest, to_host, piece);
     made.channel = std::make_unique<Channel>(executor, io::Stream(executor, UniqueFd(fds[0])), std::move(resumption));
     co_return std::move(made);
 }
 
-io::Task<Link> link(std::string socket, std::optional<agent::Resumption> resumption, std::size_t to_guest = no_cut, std::size_t to_host = no_cut) {
+io::Task<Link> link(std::string socket, std::optional<agent::Resumption> resumption, std::size_t to_guest = no_cut, std::size_t to_host = no_cut,
+                    std::size_t piece = whole_piece) {
     io::Stream guest = co_await io::Stream::connect(socket, never);
-    Link made = co_await link(std::move(guest), std::move(resumption), to_guest, to_host);
+    Link made = co_await link(std::move(guest), std::move(resumption), to_guest, to_host, piece);
     co_return std::move(made);
 }
 
@@ -276,6 +278,133 @@ TEST_CASE("commands and input are neither lost nor doubled wherever the connecti
         });
     }
     REQUIRE(cut > 300);
+}
+
+namespace {
+
+std::string numbers(std::size_t size) {
+    std::string text;
+    for (int i = 0; text.size() < size; ++i) text += std::to_string(i) + "\n";
+    text.resize(size);
+    return text;
+}
+
+// Gives a command its input over connections of which each carries `share(n)` bytes to the guest, and has what it prints.
+template <class Share>
+int feed(const AgentProcess& process, const std::string& script, const std::string& data, std::string& out, const Share& share, std::size_t piece = whole_piece) {
+    int connections = 0;
+    test::run_coro([&]() -> io::Task<void> {
+        std::optional<agent::Resumption> resumption;
+        std::string err;
+        for (bool whole = false; !whole;) {
+            Link connection = co_await link(process.socket(), resumption, share(connections), no_cut, piece);
+            ++connections;
+            std::shared_ptr<ExecSession> session;
+            std::size_t taken = 0;
+            try {
+                if (!resumption) {
+                    const agent::Identity identity;
+                    connection.channel->start(identity);
+                    co_await connection.channel->ready(never);
+                    session = connection.channel->exec(shell(script));
+                    co_await session->started(never);
+                } else {
+                    wire::Hello hello = co_await connection.channel->hello(never);
+                    REQUIRE(hello.execs.size() == 1);
+                    taken = static_cast<std::size_t>(hello.execs.front().input_taken);
+                    session = connection.channel->adopt(hello.execs.front().exec);
+                }
+                std::string rest = data.substr(taken);
+                co_await session->write_stdin(std::move(rest), never);
+                session->close_stdin();
+            } catch (const Error&) {
+                // Cut: what was given is in the next hello.
+            }
+            if (session) whole = co_await drain(session, out, err);
+            const std::uint32_t id = session->id();
+            co_await connection.close();
+            wire::Attach::Resume mine;
+            mine.exec = id, mine.out = out.size();
+            resumption.emplace().execs = {mine};
+            REQUIRE(connections < 20);
+        }
+    });
+    return connections;
+}
+
+}  // namespace
+
+TEST_CASE("much input, which goes to the command by pages, comes whole wherever the connection to the guest is cut") {
+    const std::string data = numbers(300'000);
+    // Around the ends of the third frame of input: its header, the first and last bytes of its payload, its trailer.
+    const std::size_t frame = wire::max_payload;
+    for (const std::size_t within : {std::size_t{1}, wire::header_size - 1, wire::header_size, wire::header_size + 1, frame / 2, frame - 5, frame - 4, frame - 1, frame}) {
+        INFO("cut " << within << " bytes into a frame");
+        AgentProcess process;
+        std::string out;
+        std::size_t before = wire::frame_overhead * 3;  // attach, start, exec
+        before += wire::encode(wire::Attach()).size() + wire::encode(agent::Identity()).size() + wire::encode(shell("cat; exit 4")).size();
+        const int connections = feed(process, "cat; exit 4", data, out, [&](int n) { return n == 0 ? before + 2 * frame + within : no_cut; });
+        REQUIRE(connections == 2);
+        REQUIRE((out == data));
+    }
+}
+
+TEST_CASE("much input comes whole to who reads late, or comes in pieces of which one frame fills a pipe") {
+    const std::string data = numbers(3 << 20);
+    std::string out;
+    const auto uncut = [](int) { return no_cut; };
+    SECTION("late") {
+        AgentProcess process;
+        feed(process, "sleep 0.3; cat; exit 4", data, out, uncut);
+    }
+    SECTION("in pieces") {
+        AgentProcess process;
+        feed(process, "cat; exit 4", data, out, uncut, 100);
+    }
+    SECTION("in pieces of many sizes, cut now and then") {
+        AgentProcess process;
+        REQUIRE(feed(process, "cat; exit 4", data, out, [](int n) { return (std::size_t{100'003} << n) + static_cast<std::size_t>(n); }, 3001) > 3);
+    }
+    REQUIRE((out == data));
+}
+
+TEST_CASE("much input for several commands at once, and for one that reads no more") {
+    AgentProcess process;
+    const std::string data = numbers(2 << 20);
+    test::run_coro([&]() -> io::Task<void> {
+        io::Executor executor = co_await io::this_executor();
+        Link connection = co_await link(process.socket(), std::nullopt);
+        const agent::Identity identity;
+        connection.channel->start(identity);
+        std::shared_ptr<ExecSession> deaf = connection.channel->exec(shell("exec <&-; sleep 0.2; exit 4"));
+        std::array<std::string, 3> out, err;
+        std::array<bool, 3> whole{};
+        io::TaskGroup group(executor);
+        const auto give = [&data](std::shared_ptr<ExecSession> session) -> io::Task<void> {
+            std::string copy = data;
+            co_await session->write_stdin(std::move(copy), never);
+            session->close_stdin();
+        };
+        const auto take = [&](std::shared_ptr<ExecSession> session, std::size_t i) -> io::Task<void> {
+            const bool ended = co_await drain(session, out[i], err[i]);
+            whole[i] = ended;
+        };
+        group.spawn(give(deaf));
+        for (std::size_t i = 0; i < 3; ++i) {
+            const std::shared_ptr<ExecSession> session = connection.channel->exec(shell("cat; exit 4"));
+            group.spawn(give(session));
+            group.spawn(take(session, i));
+        }
+        const wire::ExitStatus status = co_await deaf->exited(never);
+        REQUIRE(status.exit_code == 4);
+        co_await group.join();
+        for (std::size_t i = 0; i < 3; ++i) {
+            REQUIRE(whole[i]);
+            REQUIRE((out[i] == data));
+        }
+        co_await connection.close();
+    });
 }
 
 TEST_CASE("a command of the agent's own is its program, whoever the command was for and whatever has its name") {
