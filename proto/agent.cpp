@@ -3,6 +3,7 @@
 #include "common/error.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <concepts>
 #include <cstring>
 #include <type_traits>
@@ -14,14 +15,15 @@ namespace {
 constexpr std::uint32_t frame_magic = 0x4f525950;  // "PYRO"
 constexpr unsigned char first_magic_byte = frame_magic & 0xff;
 
+static_assert(std::endian::native == std::endian::little);  // as the wire is
 template <class T>
 void put(char* at, T value) {
-    for (std::size_t i = 0; i < sizeof(T); ++i) at[i] = static_cast<char>(value >> (8 * i));
+    std::memcpy(at, &value, sizeof value);
 }
 template <class T>
 T get(const char* at) {
-    T value = 0;
-    for (std::size_t i = 0; i < sizeof(T); ++i) value = static_cast<T>(value | static_cast<T>(T{static_cast<unsigned char>(at[i])} << (8 * i)));
+    T value;
+    std::memcpy(&value, at, sizeof value);
     return value;
 }
 

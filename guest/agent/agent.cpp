@@ -4,6 +4,7 @@
 #include "guest/agent/machine.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <csignal>
 #include <cstring>
@@ -266,16 +267,16 @@ std::size_t Agent::bytes_to_read(std::size_t budget) {
     if (decoder_.payload_is_elsewhere()) return wire::trailer_size + wire::header_size - (decoder_.buffered() - wire::header_size);
     if (staged_.in_step && decoder_.buffered() < wire::header_size) return wire::header_size - decoder_.buffered();
     const std::optional<wire::FrameDecoder::Begun> begun = decoder_.begun();
-    if (!begun || begun->type != FrameType::input || begun->length < moved_by_pages) return budget;
+    if (!begun || begun->type != FrameType::input) return budget;
     const auto exec = execs_.find(begun->stream);
     if (exec == execs_.end()) return budget;
     if (staged_.whole > 0 && staged_.exec != begun->stream) deliver_staged();
     if (!exec->second->takes_pages(begun->offset, begun->length, staged_.whole)) return budget;
-    if (begun->have == 0) {
+    if (begun->have == 0 && begun->length >= moved_by_pages) {
         decoder_.payload_elsewhere(true);
         staged_.exec = begun->stream, staged_.missing = begun->length;
     }
-    return begun->length - begun->have + wire::trailer_size + wire::header_size;
+    return begun->length + wire::trailer_size + wire::header_size - begun->have;
 }
 
 std::size_t Agent::stage(std::size_t budget) {
@@ -340,7 +341,7 @@ void Agent::take_frames() {
         }
     };
     while (const std::optional<Frame> frame = decoder_.next()) {
-        staged_.in_step = frame->elsewhere;
+        staged_.in_step = frame->type == FrameType::input;
         if (frame->elsewhere) {
             staged_.whole += std::exchange(staged_.begun, 0);
             continue;
@@ -395,10 +396,11 @@ bool Agent::write_in_place(Exec& exec, Output which) {
     const std::string_view bytes = output.ring.at(output.sent, port_write - wire::frame_overhead - 1);
     if (bytes.size() < written_in_place || exec.started_pending || out_end_ > 0) return false;
     const wire::FrameEnds ends = wire::frame_ends(decoder_.connection(), FrameType::output, exec.number(), output.sent, bytes.size() + 1);
-    std::string head(ends.header, wire::header_size);
-    head += output_tag(which);
+    std::array<char, wire::header_size + 1> head;
+    std::copy_n(ends.header, wire::header_size, head.begin());
+    head.back() = output_tag(which);
     std::size_t written = 0;
-    output.ring.with_ends(bytes, head, {ends.trailer, wire::trailer_size}, [&](std::string_view frame) {
+    output.ring.with_ends(bytes, {head.data(), head.size()}, {ends.trailer, wire::trailer_size}, [&](std::string_view frame) {
         written = write_some(frame);
         if (written == 0) return;
         out_end_ = frame.size() - written;  // of a socket; the port's driver takes all or nothing

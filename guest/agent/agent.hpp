@@ -76,7 +76,7 @@ private:
         std::uint32_t exec = 0;                      // whose input it holds
         std::size_t whole = 0;                       // bytes of whole frames, and behind them
         std::size_t begun = 0, missing = 0;          // the frame that comes
-        bool in_step = false;                        // the last frame went this way: the next thing that comes is a header
+        bool in_step = false;                        // the last frame was input: the next thing that comes is a header
     } staged_;
     bool hello_pending_ = false, ready_pending_ = false, synced_pending_ = false;
     std::uint64_t count_asked_ = 0, count_answered_ = 0;

@@ -4,10 +4,10 @@
 #include <array>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
-#include <vector>
 
 namespace pyro::guest {
 
@@ -68,20 +68,20 @@ public:
     void drop_before(std::uint64_t offset) noexcept { begin_ = std::clamp(offset, begin_, end_); }
 
 private:
-    char* bytes() noexcept { return buffer_.data() + margin; }
-    const char* bytes() const noexcept { return buffer_.data() + margin; }
+    char* bytes() noexcept { return buffer_.get() + margin; }
+    const char* bytes() const noexcept { return buffer_.get() + margin; }
     std::size_t index(std::uint64_t offset) const noexcept { return space_ == 0 ? 0 : static_cast<std::size_t>(offset & (space_ - 1)); }
 
     void grow(std::size_t needed) {
         std::size_t size = std::max<std::size_t>(space_, 4096);
         while (size < needed) size *= 2;
-        std::vector<char> bigger(size + 2 * margin);
+        auto bigger = std::make_unique_for_overwrite<char[]>(size + 2 * margin);
         for (std::uint64_t offset = begin_; offset < end_;) {
             const std::string_view piece = at(offset, static_cast<std::size_t>(end_ - offset));
             for (std::size_t done = 0; done < piece.size();) {
                 const std::size_t to = static_cast<std::size_t>((offset + done) & (size - 1));
                 const std::size_t count = std::min(piece.size() - done, size - to);
-                std::memcpy(bigger.data() + margin + to, piece.data() + done, count);
+                std::memcpy(bigger.get() + margin + to, piece.data() + done, count);
                 done += count;
             }
             offset += piece.size();
@@ -92,7 +92,7 @@ private:
 
     std::size_t capacity_;
     std::size_t space_ = 0;  // for bytes: all of the buffer but its margins
-    std::vector<char> buffer_ = std::vector<char>(2 * margin);
+    std::unique_ptr<char[]> buffer_ = std::make_unique_for_overwrite<char[]>(2 * margin);
     std::uint64_t begin_ = 0, end_ = 0;
 };
 
