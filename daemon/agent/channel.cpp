@@ -19,7 +19,6 @@ namespace {
 
 constexpr std::size_t channel_read_size = 256 << 10;
 constexpr std::size_t channel_batch = 128 << 10;         // bytes written at once; a kill waits behind no more than this
-constexpr std::size_t input_frame = wire::max_payload - wire::frame_overhead;  // with that, whole pages on the guest's end
 constexpr std::size_t merged_chunk = 256 << 10;
 constexpr std::size_t ordered_chunks = 4096;             // beyond, only the order within each stream is kept: a chunk costs memory
 constexpr std::uint64_t acknowledge_every = wire::output_window / 4;
@@ -133,7 +132,7 @@ struct ChannelState : std::enable_shared_from_this<ChannelState> {
         hello_event.set(), ready_event.set(), synced_event.set(), counted_event.set(), gone_event.set(), work.set();
     }
 
-    std::string next_batch();
+    void next_batch(std::string& batch);
     io::Task<void> write_frames(std::shared_ptr<ChannelState> self);
     io::Task<void> read_frames(std::shared_ptr<ChannelState> self);
     void on_frame(const Frame& frame);
@@ -152,8 +151,9 @@ struct ChannelState : std::enable_shared_from_this<ChannelState> {
 };
 
 // What goes out next: commands first, then acknowledgements, then stdin, a piece from each exec in turn.
-std::string ChannelState::next_batch() {
-    std::string batch = std::exchange(control, {});
+void ChannelState::next_batch(std::string& batch) {
+    batch = control;
+    control.clear();
     for (auto& [id, session] : sessions)
         for (std::size_t i = 0; i < 2; ++i) {
             auto& s = session->streams[i];
@@ -162,7 +162,7 @@ std::string ChannelState::next_batch() {
             const char which = static_cast<char>(i == 0 ? Output::out : Output::err);
             wire::append_frame(batch, connection, FrameType::ack, id, s.taken, {&which, 1});
         }
-    if (resumed && !hello) return batch;  // the guest's hello says where its input goes on
+    if (resumed && !hello) return;  // the guest's hello says where its input goes on
     for (bool any = true; any && batch.size() < channel_batch;) {
         any = false;
         auto at = sessions.upper_bound(next_turn);
@@ -171,7 +171,7 @@ std::string ChannelState::next_batch() {
             SessionState& s = *at->second;
             next_turn = s.id;
             const std::size_t from = static_cast<std::size_t>(s.input_sent - s.input_base);
-            const std::size_t size = std::min(input_frame, s.input.size() - from);
+            const std::size_t size = std::min(wire::input_frame, s.input.size() - from);
             if (size > 0) {
                 wire::append_frame(batch, connection, FrameType::input, s.id, s.input_sent, std::string_view(s.input).substr(from, size));
                 s.input_sent += size;
@@ -183,20 +183,20 @@ std::string ChannelState::next_batch() {
             }
         }
     }
-    return batch;
 }
 
 io::Task<void> ChannelState::write_frames(std::shared_ptr<ChannelState> self) {
     const std::stop_token stop = group.token();
+    std::string batch;  // one buffer for all of them: memory of this size is otherwise mapped and given back each time
     try {
         while (!failure) {
-            std::string batch = next_batch();
+            next_batch(batch);
             if (batch.empty()) {
                 work.reset();
                 co_await work.wait(stop);
                 continue;
             }
-            co_await stream.write_all(std::move(batch), stop);
+            co_await stream.write_from(batch, stop);
         }
     } catch (const Error&) {
         // The other end is gone. What it said before can still be read, and the reader finds the end.

@@ -133,6 +133,10 @@ Task<std::optional<std::string>> Stream::read_line(std::size_t limit, std::stop_
 }
 
 Task<void> Stream::write_all(std::string bytes, std::stop_token stop) {
+    co_await write_from(bytes, stop);
+}
+
+Task<void> Stream::write_from(std::string_view bytes, std::stop_token stop) {
     auto state = state_;
     CancelOn cancel(stop);
     boost::system::error_code ec;

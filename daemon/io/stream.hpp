@@ -40,6 +40,7 @@ public:
     Task<std::optional<std::string>> read_line(std::size_t limit, std::stop_token stop = {});
     // Error(unavailable) when the other side is gone.
     Task<void> write_all(std::string bytes, std::stop_token stop = {});
+    Task<void> write_from(std::string_view bytes, std::stop_token stop = {});  // the caller's, until it returns
     // The same for a short message that carries a descriptor (SCM_RIGHTS), into a socket that has room: whole, or Error(unavailable).
     void send_with_fd(std::string_view bytes, int fd);
 
