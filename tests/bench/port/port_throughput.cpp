@@ -98,11 +98,14 @@ io::Task<Sample> agent_in(pid_t qemu, agent::Channel& channel) {
     const std::stop_token stop;
     agent::ExecSpec spec;
     spec.argv = {"dd", "of=/dev/null", "bs=64k"};
-    std::string much(in_size, 'x');
+    const std::size_t piece = 64 << 10;  // as a client's come
     const std::shared_ptr<agent::ExecSession> session = channel.exec(spec);
     co_await session->started(stop);
     const Stopwatch watch(qemu);
-    co_await session->write_stdin(std::move(much), stop);
+    for (std::size_t done = 0; done < in_size; done += piece) {
+        std::string bytes(piece, 'x');
+        co_await session->write_stdin(std::move(bytes), stop);
+    }
     session->close_stdin();
     const agent::ExitStatus status = co_await session->exited(stop);
     if (status.exit_code != 0) std::exit(1);
