@@ -34,8 +34,7 @@ inline constexpr std::size_t max_payload = 64 << 10;
 inline constexpr std::size_t max_spec = 2 << 20;        // an encoded ExecSpec, which may take several frames
 inline constexpr std::size_t max_execs = 512;           // known to one agent at a time, released ones not counted
 inline constexpr std::uint64_t output_window = 1 << 20; // bytes of one output stream in flight before an acknowledgement
-inline constexpr std::size_t input_frame = max_payload - frame_overhead;  // of a frame that is whole pages
-inline constexpr std::uint64_t input_window = 8 * input_frame;            // of whole frames
+inline constexpr std::uint64_t input_window = 512 << 10;
 inline constexpr char port_name[] = "pyro.agent";       // of the virtio-serial port
 
 enum class FrameType : std::uint8_t {

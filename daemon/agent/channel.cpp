@@ -171,7 +171,7 @@ void ChannelState::next_batch(std::string& batch) {
             SessionState& s = *at->second;
             next_turn = s.id;
             const std::size_t from = static_cast<std::size_t>(s.input_sent - s.input_base);
-            const std::size_t size = std::min(wire::input_frame, s.input.size() - from);
+            const std::size_t size = std::min(wire::max_payload, s.input.size() - from);
             if (size > 0) {
                 wire::append_frame(batch, connection, FrameType::input, s.id, s.input_sent, std::string_view(s.input).substr(from, size));
                 s.input_sent += size;

@@ -115,7 +115,7 @@ private:
     UniqueFd memory_events_;
     bool tty_ = false;
     std::array<Output, 2> outputs_;
-    Ring input_{512 << 10};  // no less than any host's window
+    Ring input_{proto::agent::input_window};
     std::vector<std::string_view> arrived_;  // what follows on input_, not yet delivered
     std::size_t arrived_size_ = 0;
     UniqueFd input_fd_;

@@ -337,7 +337,7 @@ int feed(const AgentProcess& process, const std::string& script, const std::stri
 TEST_CASE("much input, which goes to the command by pages, comes whole wherever the connection to the guest is cut") {
     const std::string data = numbers(300'000);
     // Around the ends of the third frame of input: its header, the first and last bytes of its payload, its trailer.
-    const std::size_t frame = wire::max_payload;
+    const std::size_t frame = wire::max_payload + wire::frame_overhead;
     for (const std::size_t within : {std::size_t{1}, wire::header_size - 1, wire::header_size, wire::header_size + 1, frame / 2, frame - 5, frame - 4, frame - 1, frame}) {
         INFO("cut " << within << " bytes into a frame");
         AgentProcess process;
