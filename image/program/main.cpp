@@ -8,7 +8,9 @@
 
 #include "image/bootstrap.hpp"
 #include "image/build.hpp"
+#include "image/commit.hpp"
 #include "image/fetch.hpp"
+#include "image/import.hpp"
 #include "image/protocol.hpp"
 #include "image/sandbox.hpp"
 #include "image/seed.hpp"
@@ -40,6 +42,18 @@ int run(const char* command) {
         } else if (std::strcmp(command, "seed") == 0) {
             enter_sandbox(sandbox);
             events.result(image::seed_image(request, events));
+        } else if (std::strcmp(command, "import") == 0) {
+            sandbox.writable_directories = {request.at("directory_fd").get<int>()};
+            sandbox.max_file_bytes = request.at("max_bytes").get<std::uint64_t>();
+            enter_sandbox(sandbox);
+            events.result(image::import_image(request, events));
+        } else if (std::strcmp(command, "commit") == 0) {
+            sandbox.writable_directories = {request.at("directory_fd").get<int>()};
+            enter_sandbox(sandbox);
+            events.result(image::commit_image(request, events));
+        } else if (std::strcmp(command, "packages") == 0) {
+            enter_sandbox(sandbox);
+            events.result(image::list_packages(request));
         } else if (std::strcmp(command, "bootstrap") == 0) {
             events.result(image::bootstrap(request, events));
         } else if (std::strcmp(command, "unpack") == 0) {
@@ -65,7 +79,7 @@ int run(const char* command) {
 
 int main(int argc, char** argv) {
     if (argc != 2) {
-        std::fputs("pyro-image is started by pyrod: pyro-image fetch|build|unpack|seed|bootstrap, request on standard input\n", stderr);
+        std::fputs("pyro-image is started by pyrod: pyro-image fetch|import|commit|build|packages|unpack|seed|bootstrap, request on standard input\n", stderr);
         return 2;
     }
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
