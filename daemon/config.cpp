@@ -140,6 +140,7 @@ Config load_config(const std::string& file) {
         s.read("sources", config.environments.sources);
         for (const std::string& source : config.environments.sources)
             if (source != "registry" && source != "debian-archive") s.refuse("sources", "may name registry and debian-archive");
+        s.read("disk_mib", config.environments.disk_mib, 0, 1 << 24);
         s.read("max_image_mib", config.environments.max_image_mib, 1, 1 << 20);
         s.read("proxy", config.environments.proxy);
         s.read("no_proxy", config.environments.no_proxy);

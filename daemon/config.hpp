@@ -46,6 +46,7 @@ struct Config {
 
     struct Environments {
         std::vector<std::string> sources = {"registry", "debian-archive"};  // in this order, where the first cannot be reached
+        std::int64_t disk_mib = 0;          // of all that is installed; 0: as much as there is
         std::int64_t max_image_mib = 16384;  // layers as they come; unpacked four times that
         std::string proxy;                   // empty: as the daemon's environment says
         std::string no_proxy;                // hosts asked without it

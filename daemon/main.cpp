@@ -59,6 +59,7 @@ env::CacheOptions environment_options(const Config& config, vm::VmUids& uids) {
     for (const auto& [host, registry] : config.registries)
         options.registries[host] = env::RegistrySettings{registry.plain_http, registry.allow_private, registry.ca_file};
     options.max_image_bytes = static_cast<std::uint64_t>(config.environments.max_image_mib) << 20;
+    options.budget_bytes = static_cast<std::uint64_t>(config.environments.disk_mib) << 20;
     options.concurrent_pulls = static_cast<std::size_t>(config.limits.pulls);
     options.sub_first = static_cast<uid_t>(config.guest.uid_last) + 1;
     if (const auto conflict = vm::overlap(probe_uid(config), static_cast<uid_t>(config.guest.uid_last + Config::Guest::subordinate_uids), vm::Accounts::of_host()))
@@ -167,7 +168,7 @@ io::Task<void> serve(const Config& config, const Options& options, state::Store&
     co_await workspaces.take_up();
 
     service::Services services(
-        service::EnvService(environments, machines, config.templates.after_pull),
+        service::EnvService(environments, machines, workspaces, config.templates.after_pull),
         service::PrepareService(environments, machines, workspaces),
         service::SystemService(environments, machines, *hypervisor, *supervisor, store, instance, host_paths(config)),
         service::VmService(environments, machines, *supervisor, pool, removals, {config.host_compat.allow, config.workers.bubblewrap, sandboxes}),

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <map>
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -99,6 +100,8 @@ public:
           http_(registry_.connection()) {
         for (const json& hex : request.value("have", json::array()))
             have_.insert(hex.get<std::string>());
+        have_with_ = request.value("have_with", have_with_);
+        room_bytes_ = request.value("room_bytes", room_bytes_);
     }
 
     json run(Events& events) {
@@ -114,6 +117,8 @@ public:
         const Manifest manifest = parse_manifest(body);
         if (manifest.config.size > max_document)
             throw Error(ErrorCode::environment_invalid, "the image configuration is larger than " + std::to_string(max_document) + " bytes");
+        if (const auto shown = have_with_.find(digest.str()); shown != have_with_.end())
+            have_.insert(shown->second.begin(), shown->second.end());
         std::uint64_t total = 0;
         std::set<std::string> seen;
         std::vector<Descriptor> layers_once;
@@ -127,6 +132,7 @@ public:
             throw Error(ErrorCode::quota_exceeded, "the image has " + std::to_string(total) + " bytes of layers, the limit is " + std::to_string(max_bytes_),
                         "use a smaller image, or raise the limit in pyrod.toml");
 
+        check_room(wanted);
         const std::string config_body = document("/blobs/" + manifest.config.digest.str(), manifest.config);
         const ImageConfig config = parse_config(config_body, manifest.layers.size());
 
@@ -148,6 +154,17 @@ public:
     }
 
 private:
+    // Packed, and again as the root image, which is hardly smaller.
+    void check_room(const std::vector<Descriptor>& wanted) const {
+        std::uint64_t needed = 0;
+        for (const Descriptor& layer : wanted)
+            needed += 2 * layer.size;
+        if (needed > room_bytes_)
+            throw Error(ErrorCode::quota_exceeded, "the image needs at least " + std::to_string(needed >> 20) + " MiB of disk, and there are " +
+                                                       std::to_string(room_bytes_ >> 20) + " MiB for it; nothing was downloaded",
+                        "make room: pyro env prune --all, pyro env remove NAME; the budget is environments.disk_mib in pyrod.toml");
+    }
+
     std::string document(const std::string& path, const Descriptor& described) {
         std::string body = registry_.ask(http_, path, "").body;
         if (body.size() != described.size)
@@ -322,6 +339,8 @@ private:
     int directory_;
     std::uint64_t max_bytes_;
     std::set<std::string> have_;
+    std::map<std::string, std::vector<std::string>> have_with_;
+    std::uint64_t room_bytes_ = ~std::uint64_t{0};
     Stopping stopping_;
     Registry registry_;
     Http http_;

@@ -9,7 +9,8 @@ namespace pyro::image {
 
 // {"reference":"docker.io/library/debian:12" (for messages), "endpoint":"https://registry-1.docker.io",
 //  "repository":"library/debian", "selector":"12"|"sha256:…", "directory_fd":4, "have":["<hex>",…] (blobs not to be loaded),
-//  "max_bytes":n, "hosts":{"host[:port]":{"plain_http":bool,"allow_private":bool,"ca_fd":n}},
+//  "have_with":{"sha256:…" (of a manifest):["<hex>",…]} (the same, once the registry has shown that manifest),
+//  "max_bytes":n, "room_bytes":n (of disk; what needs more is refused before it is downloaded), "hosts":{"host[:port]":{"plain_http":bool,"allow_private":bool,"ca_fd":n}},
 //  "credentials":{"username","password"}|{"identity_token"}|absent, "http_proxy","https_proxy","no_proxy", "connect_seconds",
 //  "low_speed_bytes", "low_speed_seconds", "document_seconds", "attempts", "unreachable_attempts", "retry_base_ms"}
 // -> {"manifest_digest","resolved_digest" (of the index or manifest the selector named),"manifest_size",

@@ -53,6 +53,8 @@ enum class FrameType : std::uint8_t {
     shutdown,       // end all commands, unmount, power off
     sync,           // write everything to the disk that is not there yet
     count,          // `offset` is the question's number: how many processes did released execs leave behind?
+    freeze,         // u32 seconds; `offset` is the question's number: the root disk's file system is to stand still, in order, for as long
+    thaw,           // or until here, or the next attach
     // Guest to host.
     hello = 32,     // answers attach: Hello
     ready,          // answers the start of that number in `offset`: the root is mounted and the identity applied; or Failure
@@ -63,6 +65,7 @@ enum class FrameType : std::uint8_t {
     input_ack,      // stdin bytes before `offset` reached the command; payload u8, 1 when it takes no more
     synced,         // answers sync
     counted,        // answers all counts up to the number in `offset`; payload u32
+    frozen,         // answers the freeze of that number in `offset`: Failure
 };
 
 enum class Output : std::uint8_t { out = 1, err = 2 };

@@ -9,7 +9,7 @@
 
 namespace pyro::proto {
 
-using Api = Methods<SystemStatus, SystemDoctor, EnvList, EnvPull, EnvInspect, EnvPrepare, EnvPrune, VmRun, VmCreate, VmStart, VmExec, VmStop,
+using Api = Methods<SystemStatus, SystemDoctor, EnvList, EnvPull, EnvInspect, EnvPrepare, EnvPrune, EnvRemove, EnvImport, EnvCommit, VmRun, VmCreate, VmStart, VmExec, VmStop,
                     VmDelete, VmStatus, VmNetworkInfo, VmList, VmReapExpired, WorkspaceCreate, WorkspaceList, WorkspaceStatus, WorkspaceSummary,
                     WorkspaceUpdate, WorkspaceStart, WorkspaceStop, ExecStart, ExecList, ExecAttach, ExecKill, ExecLogs, FileList, FileRead, FileWrite,
                     WorkspacePatchApply, WorkspaceDiff, WorkspaceSyncPush, WorkspaceExport, WorkspaceReset, WorkspaceDelete, WorkspaceReapExpired>;

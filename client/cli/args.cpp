@@ -112,10 +112,19 @@ json parse_value(const FieldInfo& field, const std::string& text, bool sent = tr
     if (sent && !is_valid_utf8(text)) throw Error(ErrorCode::invalid_argument, called(field) + ": is not valid UTF-8");
     if (field.type().kind != Kind::integer) return text;
     std::int64_t number = 0;
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+    auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+    if (field.options.value == "DURATION" && error == std::errc() && end + 1 == text.data() + text.size()) {
+        static constexpr std::pair<char, std::int64_t> units[] = {{'s', 1}, {'m', 60}, {'h', 3600}, {'d', 86400}, {'w', 604800}};
+        for (const auto& [letter, seconds] : units) {
+            if (*end != letter) continue;
+            ++end;
+            if (__builtin_mul_overflow(number, seconds, &number)) error = std::errc::result_out_of_range;
+            break;
+        }
+    }
     if (error == std::errc::result_out_of_range) throw Error(ErrorCode::invalid_argument, called(field) + ": is out of range: " + text);
     if (error != std::errc() || end != text.data() + text.size() || text.empty())
-        throw Error(ErrorCode::invalid_argument, called(field) + ": expected an integer, got \"" + text + "\"");
+        throw Error(ErrorCode::invalid_argument, called(field) + ": expected " + (field.options.value == "DURATION" ? "a time such as 12h or 7d" : "an integer") + ", got \"" + text + "\"");
     return number;
 }
 

@@ -27,6 +27,10 @@ nlohmann::json call_daemon(Connection& daemon, const Invocation& call, const nlo
 
 int call_method(const Invocation& call);   // any method of the table that has no streams
 int run_command(const Invocation& call);   // run, vm exec
+int env_list_command(const Invocation& call);
+int env_pull_command(const Invocation& call);
+int env_import_command(const Invocation& call);
+int env_commit_command(const Invocation& call);
 int workspace_create_command(const Invocation& call);
 int workspace_list_command(const Invocation& call);
 int workspace_summary_command(const Invocation& call);

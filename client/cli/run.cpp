@@ -1,6 +1,7 @@
 // run and vm exec: a command with its streams.
 #include "client/cli/command_streams.hpp"
 #include "client/cli/commands.hpp"
+#include "client/cli/env.hpp"
 #include "client/cli/render.hpp"
 #include "client/cli/terminal.hpp"
 #include "proto/codec.hpp"
@@ -62,10 +63,11 @@ Invocation with_default_terminal(Invocation call) {
 }  // namespace
 
 int run_command(const Invocation& call) {
-    const json params = with_terminal(with_default_terminal(call));
+    json params = with_terminal(with_default_terminal(call));
+    Connection daemon({call.globals.socket});
+    import_named_image(daemon, call, params);
     const bool as_json = call.globals.json;
     CommandStreams command({.input = params.value("interactive", false), .tty = params.value("tty", false), .as_json = as_json, .tag = "[run]"});
-    Connection daemon({call.globals.socket});
     const auto result = proto::from_wire<proto::ExecResult>(command.call(daemon, call.verb->method->name, params), proto::Unknown::ignore);
     if (as_json) {
         write_stdout(document(in_table_order(proto::type_of<proto::RunReport>(), proto::to_wire(report_of(result, command.out, command.err)))));

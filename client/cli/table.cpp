@@ -9,7 +9,7 @@ namespace pyro::client {
 
 nlohmann::json call_daemon(Connection& daemon, const Invocation& call, const nlohmann::json& params, Streams* streams) {
     Signals signals(call_signals);
-    ProgressLine progress(call.verb->words == "env pull" ? "[pull]" : "pyro:", call.globals.json);
+    ProgressLine progress(call.verb->words == "env pull" ? "[pull]" : call.verb->words == "env commit" ? "[commit]" : "pyro:", call.globals.json);
     CallOptions options;
     options.on_progress = [&](const proto::Progress& p) { progress.show(p); };
     options.signals = &signals;

@@ -1,6 +1,7 @@
-// What the commands of workspaces take beside their methods' fields: paths of this host and the like, which the daemon never sees.
+// What commands take beside their methods' fields: paths of this host and the like, which the daemon never sees.
 // Parser, help and completion read them as they read the methods' own.
 #pragma once
+#include "proto/env.hpp"
 #include "proto/exec.hpp"
 #include "proto/file.hpp"
 
@@ -15,6 +16,15 @@ inline constexpr proto::FieldOptions dash{.cli = proto::Cli::positional, .value 
 // The client's own fields for method M; none unless said below.
 template <class M>
 struct ClientFields { using type = void; };
+
+struct ImportOptions {
+    static constexpr std::string_view doc = "What env import takes from this host.";
+    std::string path;
+    static constexpr auto fields() {
+        return std::array{proto::field<&ImportOptions::path>("path", "A tar of a root file system (plain, gzip, zstd), an OCI layout (archive or directory), what docker save wrote; - is standard input", {.cli = proto::Cli::positional, .value = "FILE|DIR|-", .min = 1, .max = 4096, .completes = "file"})};
+    }
+};
+template <> struct ClientFields<proto::EnvImport> { using type = ImportOptions; };
 
 struct CreateOptions {
     static constexpr std::string_view doc = "What workspace create takes from this host.";

@@ -90,14 +90,14 @@ struct SessionState {
 struct ChannelState : std::enable_shared_from_this<ChannelState> {
     ChannelState(io::Executor executor_, io::Stream connected)
         : executor(executor_), stream(std::move(connected)), connection(draw_connection()), decoder(connection), group(executor),
-          work(executor), hello_event(executor), ready_event(executor), synced_event(executor), counted_event(executor), gone_event(executor) {}
+          work(executor), hello_event(executor), ready_event(executor), synced_event(executor), counted_event(executor), frozen_event(executor), gone_event(executor) {}
 
     io::Executor executor;
     io::Stream stream;
     std::uint64_t connection;
     wire::FrameDecoder decoder;
     io::TaskGroup group;
-    io::Event work, hello_event, ready_event, synced_event, counted_event, gone_event;
+    io::Event work, hello_event, ready_event, synced_event, counted_event, frozen_event, gone_event;
     std::string control;  // whole frames
     std::map<std::uint32_t, std::shared_ptr<SessionState>> sessions;
     std::uint32_t next_id = 1;
@@ -109,6 +109,8 @@ struct ChannelState : std::enable_shared_from_this<ChannelState> {
     std::optional<wire::Failure> readiness;  // of the last start
     std::uint64_t syncs_asked = 0, syncs_done = 0;
     std::uint64_t counts_asked = 0, counts_done = 0;
+    std::uint64_t freezes_asked = 0, freezes_done = 0;
+    std::string freeze_failure;        // of the last one
     std::uint32_t left_processes = 0;  // by the last answer
     std::optional<Error> failure;
     std::uint64_t progress = 0;
@@ -129,7 +131,7 @@ struct ChannelState : std::enable_shared_from_this<ChannelState> {
     void fail(Error error) {
         if (!failure) failure = std::move(error);
         for (auto& [id, session] : sessions) session->wake();
-        hello_event.set(), ready_event.set(), synced_event.set(), counted_event.set(), gone_event.set(), work.set();
+        hello_event.set(), ready_event.set(), synced_event.set(), counted_event.set(), frozen_event.set(), gone_event.set(), work.set();
     }
 
     void next_batch(std::string& batch);
@@ -301,6 +303,14 @@ void ChannelState::on_frame(const Frame& frame) {
         if (frame.offset > counts_asked || frame.offset <= counts_done || !wire::decode_u32(frame.payload, left_processes)) throw broke_protocol("a count it was not asked for");
         counts_done = frame.offset;
         counted_event.set();
+        return;
+    }
+    if (frame.type == FrameType::frozen) {
+        wire::Failure said;
+        if (frame.offset > freezes_asked || frame.offset <= freezes_done || !wire::decode(frame.payload, said)) throw broke_protocol("a freeze it was not asked for");
+        freezes_done = frame.offset;
+        freeze_failure = std::move(said.message);
+        frozen_event.set();
         return;
     }
     const auto found = sessions.find(frame.stream);
@@ -510,6 +520,20 @@ io::Task<void> Channel::sync(std::stop_token stop) {
     }
 }
 
+io::Task<void> Channel::freeze(std::chrono::seconds most, std::stop_token stop) {
+    const std::shared_ptr<ChannelState> state = state_;
+    const std::uint64_t number = ++state->freezes_asked;
+    state->send(FrameType::freeze, 0, number, wire::encode_u32(static_cast<std::uint32_t>(most.count())));
+    while (state->freezes_done < number) {
+        state->check();
+        state->frozen_event.reset();
+        co_await state->frozen_event.wait(stop);
+    }
+    if (!state->freeze_failure.empty()) throw Error(ErrorCode::guest_failed, "the guest could not hold its disk still: " + state->freeze_failure);
+}
+
+void Channel::thaw() { state_->send(FrameType::thaw, 0, 0); }
+
 io::Task<std::uint32_t> Channel::count_left(std::stop_token stop) {
     const std::shared_ptr<ChannelState> state = state_;
     const std::uint64_t number = ++state->counts_asked;
@@ -540,7 +564,7 @@ io::Task<void> Channel::close() {
     state->stream.close();
     co_await state->group.join();
     for (auto& [id, session] : state->sessions) session->wake();
-    state->hello_event.set(), state->ready_event.set(), state->synced_event.set(), state->counted_event.set(), state->gone_event.set();
+    state->hello_event.set(), state->ready_event.set(), state->synced_event.set(), state->counted_event.set(), state->frozen_event.set(), state->gone_event.set();
 }
 
 std::uint64_t Channel::progress() const noexcept { return state_->progress; }

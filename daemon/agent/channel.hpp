@@ -93,6 +93,9 @@ public:
     io::Task<void> ready(std::stop_token stop);
     // All that was written in the guest is on its disk.
     io::Task<void> sync(std::stop_token stop);
+    // The root disk is written whole and stands still until thaw(), or so long; Error(guest_failed) where the guest cannot do that.
+    io::Task<void> freeze(std::chrono::seconds most, std::stop_token stop);
+    void thaw();
     // How many processes run that commands left behind whose sessions are gone.
     io::Task<std::uint32_t> count_left(std::stop_token stop);
     // Asks the guest to end everything, unmount and power off; returns when its end of the channel is gone.

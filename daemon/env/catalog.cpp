@@ -51,7 +51,23 @@ const CatalogEntry* look_alike(const ImageRef& reference) {
     return entry && ImageRef::parse(entry->reference) != reference ? entry : nullptr;
 }
 
+std::string given_name(std::string_view text) {
+    const std::string_view bare = text.starts_with('@') ? text.substr(1) : text;
+    const auto plain = [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9'); };
+    if (bare.empty() || bare.size() > 128 || !plain(bare.front()) ||
+        !std::all_of(bare.begin(), bare.end(), [&](char c) { return plain(c) || c == '.' || c == '_' || c == '-' || c == ':'; }))
+        throw Error(ErrorCode::invalid_argument, "the name of an environment of yours has 1 to 128 lower-case letters, digits, '.', '_', '-' and ':', and begins with a letter or digit",
+                    "for example @base or @base:2");
+    return "@" + std::string(bare);
+}
+
 ResolvedName resolve_name(std::string_view name) {
+    if (name.starts_with('@')) {
+        ResolvedName out;
+        out.name = given_name(name);
+        out.given = true;
+        return out;
+    }
     if (const CatalogEntry* entry = find_in_catalog(name)) {
         ResolvedName out;
         out.name = entry->name;

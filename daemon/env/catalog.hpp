@@ -20,14 +20,21 @@ struct CatalogEntry {
 std::span<const CatalogEntry> catalog();
 const CatalogEntry* find_in_catalog(std::string_view name);
 
-// What a user named: a catalog name is looked up before anything else, every other OCI reference is taken as it is.
+// What a user named. "@name" is a name he gave, which no reference can be; a catalog name is looked up next; every other OCI reference
+// is taken as it is.
 struct ResolvedName {
-    std::string name;                     // the catalog name, else the canonical reference
-    ImageRef reference;
+    std::string name;                     // the given name, the catalog name, else the canonical reference
+    ImageRef reference;                   // empty for a given name
     const CatalogEntry* entry = nullptr;  // of the catalog
+    bool given = false;
+    std::string origin() const { return given ? std::string() : reference.registry + "/" + reference.repository; }
 };
 ResolvedName resolve_name(std::string_view name);  // throws invalid_argument
 // The catalog's environment that is called what a short form of this reference would be, and is another image; or null.
 const CatalogEntry* look_alike(const ImageRef& reference);
+
+// "base" or "@base" as "@base": lower-case letters, digits, '.', '_', '-' and ':', the first a letter or digit, at most 128. Throws
+// invalid_argument.
+std::string given_name(std::string_view text);
 
 }  // namespace pyro::env

@@ -3,8 +3,10 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -15,6 +17,7 @@
 
 #include "common/error.hpp"
 #include "common/unique_fd.hpp"
+#include "daemon/env/manifest.hpp"
 
 namespace pyro::env {
 namespace {
@@ -173,8 +176,8 @@ void sync_directory(const std::string& path) {
         throw Error::from_errno("sync " + path);
 }
 
-void adopt_blob(const std::string& from_directory, const std::string& blob_directory, const Digest& digest, std::uint64_t size, std::stop_token stop) {
-    const UniqueFd from = open_file(from_directory, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+void take_blob(const std::string& directory, const Digest& digest, std::uint64_t size, std::stop_token stop) {
+    const UniqueFd from = open_file(directory, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
     const UniqueFd file = open_beneath(from.get(), digest.hex(), O_RDONLY);
     struct stat info {};
     if (::fstat(file.get(), &info) != 0)
@@ -198,10 +201,58 @@ void adopt_blob(const std::string& from_directory, const std::string& blob_direc
         throw Error::from_errno("take over a blob");
     if (::fchmod(file.get(), 0400) != 0 || ::fsync(file.get()) != 0)
         throw Error::from_errno("keep a blob");
-    const std::string to = blob_directory + "/" + digest.hex();
-    if (::renameat(from.get(), digest.hex().c_str(), AT_FDCWD, to.c_str()) != 0)
+}
+
+void keep_blob(const std::string& from_directory, const std::string& blob_directory, const Digest& digest) {
+    if (::rename((from_directory + "/" + digest.hex()).c_str(), (blob_directory + "/" + digest.hex()).c_str()) != 0)
         throw Error::from_errno("keep blob " + digest.str());
+}
+
+void adopt_blob(const std::string& from_directory, const std::string& blob_directory, const Digest& digest, std::uint64_t size, std::stop_token stop) {
+    take_blob(from_directory, digest, size, std::move(stop));
+    keep_blob(from_directory, blob_directory, digest);
     sync_directory(blob_directory);
+}
+
+std::vector<std::string> blobs_of(const std::string& environments, const std::vector<Digest>& digests) {
+    std::vector<std::string> out;
+    for (const Digest& digest : digests) {
+        try {
+            const EnvironmentManifest manifest = EnvironmentManifest::parse(read_file(environments + "/" + digest.hex() + "/" + manifest_file, 8u << 20));
+            for (const LayerInfo& layer : manifest.layers)
+                out.push_back(layer.digest.hex());
+            for (const Digest& document : {manifest.manifest_digest, manifest.config_digest})
+                if (!document.empty())
+                    out.push_back(document.hex());
+        } catch (const Error&) {
+            continue;  // a broken one vouches for nothing: the pull that repairs it loads what it needs
+        }
+    }
+    return out;
+}
+
+std::uint64_t bytes_in(const std::string& directory) {
+    std::uint64_t sum = 0;
+    struct stat info {};
+    for (const std::string& name : names_in(directory)) {
+        const std::string path = directory + "/" + name;
+        if (::lstat(path.c_str(), &info) != 0)
+            continue;
+        sum += static_cast<std::uint64_t>(info.st_blocks) * 512;
+        if (!S_ISDIR(info.st_mode))
+            continue;
+        for (const std::string& below : names_in(path))
+            if (::lstat((path + "/" + below).c_str(), &info) == 0)
+                sum += static_cast<std::uint64_t>(info.st_blocks) * 512;
+    }
+    return sum;
+}
+
+std::uint64_t free_bytes(const std::string& directory) {
+    struct statvfs info {};
+    if (::statvfs(directory.c_str(), &info) != 0)
+        throw Error::from_errno("look at the file system of " + directory);
+    return static_cast<std::uint64_t>(info.f_bavail) * info.f_frsize;
 }
 
 void install_directory(const std::string& from, const std::string& to) {
@@ -218,6 +269,33 @@ void install_directory(const std::string& from, const std::string& to) {
     }
     sync_directory(to.substr(0, to.rfind('/')));
     remove_tree(from);
+}
+
+void copy_sparse(const std::string& from, const std::string& to, std::stop_token stop) {
+    const UniqueFd source = open_file(from, O_RDONLY | O_NOFOLLOW), target = open_file(to, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW);
+    if (::ioctl(target.get(), FICLONE, source.get()) == 0)
+        return;
+    struct stat info {};
+    if (::fstat(source.get(), &info) != 0 || ::ftruncate(target.get(), info.st_size) != 0)
+        throw Error::from_errno("copy " + from);
+    constexpr std::size_t most = 16u << 20;
+    for (off_t at = ::lseek(source.get(), 0, SEEK_DATA); at >= 0;) {
+        const off_t end = ::lseek(source.get(), at, SEEK_HOLE);
+        if (end < 0)
+            throw Error::from_errno("copy " + from);
+        for (off_t in = at, out = at; in < end;) {
+            if (stop.stop_requested())
+                throw Cancelled();
+            const ssize_t n = ::copy_file_range(source.get(), &in, target.get(), &out, std::min<std::size_t>(most, static_cast<std::size_t>(end - in)), 0);
+            if (n < 0)
+                throw Error::from_errno("copy " + from);
+            if (n == 0)
+                return;  // cut meanwhile
+        }
+        at = ::lseek(source.get(), end, SEEK_DATA);
+    }
+    if (errno != ENXIO)
+        throw Error::from_errno("copy " + from);
 }
 
 std::int64_t unix_now() { return static_cast<std::int64_t>(std::time(nullptr)); }

@@ -23,12 +23,25 @@ std::vector<std::string> names_in(const std::string& directory);
 void own_directory(const std::string& path, uid_t owner);
 void sync_directory(const std::string& path);
 
-// Moves a file that a worker wrote into the blob store: hashed again here, made root's and read-only, synced, renamed.
-// Throws environment_invalid when the content is not what its name says.
+// A file that a worker wrote, named by its digest: hashed again here, made root's and read-only, synced. Throws environment_invalid
+// when the content is not what its name says.
+void take_blob(const std::string& directory, const Digest& digest, std::uint64_t size, std::stop_token stop);
+// Moves what was taken into the blob store; sync_directory() is the caller's.
+void keep_blob(const std::string& from_directory, const std::string& blob_directory, const Digest& digest);
+// Both.
 void adopt_blob(const std::string& from_directory, const std::string& blob_directory, const Digest& digest, std::uint64_t size, std::stop_token stop);
+
+// The blobs that the installed environments of those digests are made of, as hex digests, as far as their manifests can be read.
+std::vector<std::string> blobs_of(const std::string& environments, const std::vector<Digest>& digests);
+// Disk space of what lies directly in a directory and one level below.
+std::uint64_t bytes_in(const std::string& directory);
+std::uint64_t free_bytes(const std::string& directory);  // for others than root: of its file system
 
 // Makes `from` visible as `to`, replacing what was there; both directories of the state file system.
 void install_directory(const std::string& from, const std::string& to);
+
+// A new file like that one, holes and all; shares its blocks where the file system can. Throws Cancelled when stopped.
+void copy_sparse(const std::string& from, const std::string& to, std::stop_token stop);
 
 std::int64_t unix_now();
 

@@ -4,8 +4,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <map>
 #include <nlohmann/json.hpp>
 
+#include "common/crash_point.hpp"
 #include "common/error.hpp"
 #include "common/unique_fd.hpp"
 #include "daemon/env/files.hpp"
@@ -53,6 +56,20 @@ json pass_layers(WorkerJob& worker, const std::vector<std::string>& paths, const
     return layers;
 }
 
+json settings_words(const ImageSettings& settings) {
+    return {{"user", settings.user}, {"working_dir", settings.working_dir}, {"env", settings.env}, {"cmd", settings.cmd}, {"entrypoint", settings.entrypoint}};
+}
+
+// All its blobs came with it.
+FetchedImage made_image(const json& answer, Source source, const std::string& name) {
+    ResolvedName resolved;
+    resolved.name = name;
+    FetchedImage image = fetched_image(answer, resolved, {});
+    image.manifest.source = source;
+    image.manifest.reference.clear();
+    return image;
+}
+
 }  // namespace
 
 Installer::Installer(supervise::Supervisor& supervisor, io::WorkerPool& bulk, const CacheOptions& options)
@@ -80,7 +97,7 @@ io::Task<Installation> Installer::install_from_any(std::string job_id, PullReque
     const ResolvedName resolved = request.resolved;
     std::optional<Error> unreachable;
     for (const Source source : options_.sources) {
-        if (source == Source::debian_archive && (!resolved.entry || request.options.credentials))
+        if (source == Source::debian_archive && (!resolved.entry || request.options.credentials || request.installed))
             continue;
         std::optional<Error> failed;
         try {
@@ -116,26 +133,31 @@ io::Task<Installation> Installer::install_from_registry(std::string job_id, Pull
     const std::string downloads = options_.path("downloads", Digest::of(request.key()).hex().substr(0, 32));
     const std::string blobs = options_.path("blobs/sha256");
     const std::optional<CacheOptions::ClaimedUid> owner = worker_uid(job_id);
-    auto prepare = [downloads, blobs, uid = owner ? owner->uid : ::geteuid()] {
+    using Blobs = std::vector<std::string>;
+    auto prepare = [downloads, blobs, uid = owner ? owner->uid : ::geteuid(), environments = options_.path("environments"), known = request.known,
+                    vouched = request.vouched] {
         own_directory(downloads, uid);
-        return names_in(blobs);
+        const Blobs there = names_in(blobs);
+        const auto present = [&](Blobs wanted) {
+            std::erase_if(wanted, [&](const std::string& hex) { return !std::binary_search(there.begin(), there.end(), hex); });
+            return wanted;
+        };
+        std::map<std::string, Blobs> with;  // by manifest
+        for (const Digest& digest : vouched)
+            with[digest.str()] = present(blobs_of(environments, {digest}));
+        return std::pair(present(blobs_of(environments, known)), with);
     };
     auto prepared = io::offload(bulk_, std::move(prepare));
-    const std::vector<std::string> have = co_await std::move(prepared);
+    auto [have, have_with] = co_await std::move(prepared);
     fetch.words["have"] = have;
+    fetch.words["have_with"] = have_with;
 
     json answer;
     std::exception_ptr failure;
     bool no_space = false;
     try {
-        WorkerJob worker;
-        worker.program = options_.image_worker;
-        worker.subcommand = "fetch";
-        worker.scope = "image-" + job_id;
-        worker.as = credentials_of(owner);
+        WorkerJob worker = image_job("fetch", job_id, downloads, owner);
         worker.network = true;
-        worker.memory_max = worker_memory;
-        worker.fds.push_back(passed(open_file(downloads, O_RDONLY | O_DIRECTORY | O_NOFOLLOW), worker_directory_fd));
         for (const auto& [file, number] : fetch.ca_files)
             worker.fds.push_back(passed(open_file(file, O_RDONLY), number));
         answer = co_await run_worker(supervisor_, std::move(worker), std::move(fetch.words), progress, stop);
@@ -160,30 +182,59 @@ io::Task<Installation> Installer::install_from_registry(std::string job_id, Pull
     if (failure)
         std::rethrow_exception(failure);
 
+    if (const auto shown = have_with.find(answer.value("manifest_digest", "")); shown != have_with.end())
+        have.insert(have.end(), shown->second.begin(), shown->second.end());
     FetchedImage image = fetched_image(answer, resolved, have);
+    Installation out = co_await finish(job_id, std::move(image), downloads, request.options.force, progress, stop);
+    co_return out;
+}
+
+io::Task<Installation> Installer::finish(std::string job_id, FetchedImage image, std::string from, bool force, ProgressSink progress, std::stop_token stop) {
+    const std::string blobs = options_.path("blobs/sha256");
     Installation out;
     out.authenticated = image.authenticated;
-    out.downloaded_bytes = co_await adopt_blobs(std::move(image.blobs), downloads, progress, stop);
+    co_await take_blobs(image.blobs, from, progress, stop);
+    crash_point("environment_fetched");
+    std::vector<Digest> fresh;
+    for (const FetchedImage::Blob& blob : image.blobs)
+        if (blob.fresh) {
+            fresh.push_back(blob.digest);
+            out.downloaded_bytes += blob.size;
+        }
+    // They stay where they came until the environment is made of them: a daemon that dies meanwhile finds them there.
+    std::function<void()> keep = [from, blobs, fresh] {
+        for (const Digest& digest : fresh)
+            keep_blob(from, blobs, digest);
+        sync_directory(blobs);
+        crash_point("environment_blobs_kept");
+    };
     auto compare = [directory = options_.path("environments", image.manifest.digest.hex()), digest = image.manifest.digest, stop] {
         return examine(directory, digest, true, stop);
     };
     auto compared = io::offload(bulk_, std::move(compare));
     std::optional<Installed> there = co_await std::move(compared);
-    if (there && there->problem.empty() && !request.options.force) {
+    if (there && there->problem.empty() && !force) {
         out.manifest = std::move(there->manifest);
-        co_return out;
+        auto keeping = io::offload(bulk_, std::move(keep));
+        co_await std::move(keeping);
+    } else {
+        std::vector<std::string> layer_paths;
+        for (const LayerInfo& layer : image.manifest.layers) {
+            const bool came = std::find(fresh.begin(), fresh.end(), layer.digest) != fresh.end();
+            layer_paths.push_back((came ? from : blobs) + "/" + layer.digest.hex());
+        }
+        out.manifest = co_await build(job_id, std::move(layer_paths), std::move(image.diff_ids), std::move(image.manifest), std::move(keep), progress, stop);
+        out.changed = true;
     }
-    std::vector<std::string> layer_paths;
-    for (const LayerInfo& layer : image.manifest.layers)
-        layer_paths.push_back(blobs + "/" + layer.digest.hex());
-    out.manifest = co_await build(job_id, std::move(layer_paths), std::move(image.diff_ids), std::move(image.manifest), progress, stop);
-    out.changed = true;
+    auto tidy = [from] { remove_tree(from); };
+    auto tidied = io::offload(bulk_, std::move(tidy));
+    co_await std::move(tidied);
     co_return out;
 }
 
-io::Task<std::uint64_t> Installer::adopt_blobs(std::vector<FetchedImage::Blob> wanted, std::string downloads, ProgressSink progress, std::stop_token stop) {
+io::Task<void> Installer::take_blobs(const std::vector<FetchedImage::Blob>& wanted, const std::string& from, const ProgressSink& progress, std::stop_token stop) {
     const std::string blobs = options_.path("blobs/sha256");
-    std::uint64_t total = 0, verified = 0, downloaded = 0;
+    std::uint64_t total = 0, verified = 0;
     for (const FetchedImage::Blob& blob : wanted)
         total += blob.size;
     for (const FetchedImage::Blob& blob : wanted) {
@@ -194,25 +245,114 @@ io::Task<std::uint64_t> Installer::adopt_blobs(std::vector<FetchedImage::Blob> w
         verifying.total = total;
         progress(verifying);
         // A blob of an earlier pull is compared too: a disk may have changed it. Then it goes, and the next pull loads it.
-        auto adopt = [downloads, blobs, digest = blob.digest, size = blob.size, fresh = blob.fresh, stop] {
+        auto take = [from, blobs, digest = blob.digest, size = blob.size, fresh = blob.fresh, stop] {
             try {
-                adopt_blob(fresh ? downloads : blobs, blobs, digest, size, stop);
+                take_blob(fresh ? from : blobs, digest, size, stop);
             } catch (const Error& error) {
                 if (!fresh && error.code() == ErrorCode::environment_invalid)
                     remove_tree(blobs + "/" + digest.hex());
                 throw;
             }
         };
-        auto adopted = io::offload(bulk_, std::move(adopt));
-        co_await std::move(adopted);
+        auto taken = io::offload(bulk_, std::move(take));
+        co_await std::move(taken);
         verified += blob.size;
-        if (blob.fresh)
-            downloaded += blob.size;
     }
-    auto tidy = [downloads] { remove_tree(downloads); };
+}
+
+io::Task<Installation> Installer::in_ingest(std::string job_id, std::function<io::Task<Installation>(std::string directory)> work) {
+    const std::string directory = options_.path("ingest", "taken-" + job_id);
+    std::exception_ptr failure;
+    Installation out;
+    try {
+        auto make = [directory] { own_directory(directory, ::geteuid()); };
+        auto made = io::offload(bulk_, std::move(make));
+        co_await std::move(made);
+        out = co_await work(directory);
+    } catch (...) {
+        failure = std::current_exception();
+    }
+    auto tidy = [directory] { remove_tree(directory); };
     auto tidied = io::offload(bulk_, std::move(tidy));
     co_await std::move(tidied);
-    co_return downloaded;
+    if (failure)
+        std::rethrow_exception(failure);
+    co_return out;
+}
+
+io::Task<Installation> Installer::import(std::string job_id, ImportRequest request, ProgressSink progress, std::stop_token stop) {
+    const std::function<io::Task<Installation>(std::string)> work = [&](std::string directory) { return receive(job_id, request, directory, progress, stop); };
+    Installation out = co_await in_ingest(job_id, work);
+    co_return out;
+}
+
+io::Task<Installation> Installer::receive(std::string job_id, ImportRequest& request, std::string directory, ProgressSink progress, std::stop_token stop) {
+    const std::string taken = directory + "/image";
+    const std::optional<CacheOptions::ClaimedUid> owner = worker_uid(job_id);
+    auto make = [taken, uid = owner ? owner->uid : ::geteuid()] { own_directory(taken, uid); };
+    auto made = io::offload(bulk_, std::move(make));
+    co_await std::move(made);
+    json words = {{"stream_fd", worker_first_extra_fd}, {"directory_fd", worker_directory_fd}, {"max_bytes", options_.max_image_bytes},
+                  {"format", request.format}, {"tag", request.tag}};
+    if (request.settings)
+        words["config"] = settings_words(*request.settings);
+    WorkerJob worker = image_job("import", job_id, taken, owner);
+    const json answer = co_await run_fed_worker(supervisor_, std::move(worker), std::move(words), worker_first_extra_fd, std::move(request.source), progress, stop);
+    FetchedImage image = made_image(answer, Source::imported, request.name);
+    Installation out = co_await finish(job_id, std::move(image), taken, false, progress, stop);
+    co_return out;
+}
+
+io::Task<Installation> Installer::commit(std::string job_id, CommitRequest request, ProgressSink progress, std::stop_token stop) {
+    const std::function<io::Task<Installation>(std::string)> work = [&](std::string directory) { return flatten(job_id, request, directory, progress, stop); };
+    Installation out = co_await in_ingest(job_id, work);
+    co_return out;
+}
+
+io::Task<Installation> Installer::flatten(std::string job_id, CommitRequest& request, std::string directory, ProgressSink progress, std::stop_token stop) {
+    const std::string taken = directory + "/image";
+    const std::optional<CacheOptions::ClaimedUid> owner = worker_uid(job_id);
+    auto make = [taken, uid = owner ? owner->uid : ::geteuid()] { own_directory(taken, uid); };
+    auto made = io::offload(bulk_, std::move(make));
+    co_await std::move(made);
+    Progress copying;
+    copying.phase = "copy";
+    progress(copying);
+    std::vector<DiskFile> disk = co_await request.disk(directory, stop);
+    crash_point("environment_disk_copied");
+    WorkerJob worker = image_job("commit", job_id, taken, owner);
+    json layers = json::array();
+    int number = worker_first_extra_fd;
+    for (DiskFile& layer : disk) {
+        layers.push_back({{"fd", number}, {"format", layer.qcow2 ? "qcow2" : "raw"}});
+        worker.fds.push_back(passed(std::move(layer.file), number++));
+    }
+    json words = {{"disk", layers}, {"directory_fd", worker_directory_fd}, {"config", settings_words(request.settings)},
+                  {"limits", {{"total_bytes", options_.max_image_bytes * 4}}}};
+    const json answer = co_await run_worker(supervisor_, std::move(worker), std::move(words), progress, stop);
+    FetchedImage image = made_image(answer, Source::committed, request.name);
+    Installation out = co_await finish(job_id, std::move(image), taken, false, progress, stop);
+    co_return out;
+}
+
+io::Task<Installation> Installer::rebuild(std::string job_id, EnvironmentManifest manifest, ProgressSink progress, std::stop_token stop) {
+    FetchedImage image;
+    for (const LayerInfo& layer : manifest.layers)
+        image.blobs.push_back(FetchedImage::Blob{layer.digest, layer.size, false});
+    image.manifest = std::move(manifest);
+    Installation out = co_await finish(job_id, std::move(image), options_.path("ingest", "taken-" + job_id), true, progress, stop);
+    co_return out;
+}
+
+WorkerJob Installer::image_job(const char* subcommand, const std::string& job_id, const std::string& directory, const std::optional<CacheOptions::ClaimedUid>& owner) const {
+    WorkerJob worker;
+    worker.program = options_.image_worker;
+    worker.subcommand = subcommand;
+    worker.scope = "image-" + job_id;
+    worker.as = credentials_of(owner);
+    worker.memory_max = worker_memory;
+    worker.fds.push_back(passed(open_file(directory, O_RDONLY | O_DIRECTORY | O_NOFOLLOW), worker_directory_fd));
+    return worker;
 }
 
 io::Task<Installation> Installer::install_from_archive(std::string job_id, ResolvedName resolved, ProgressSink progress, std::stop_token stop) {
@@ -247,7 +387,7 @@ io::Task<Installation> Installer::install_from_archive(std::string job_id, Resol
         manifest.env = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"};
         manifest.cmd = {"bash"};
         std::vector<std::string> layers{tar}, diff_ids{std::string()};
-        out.manifest = co_await build(job_id, std::move(layers), std::move(diff_ids), std::move(manifest), progress, stop);
+        out.manifest = co_await build(job_id, std::move(layers), std::move(diff_ids), std::move(manifest), {}, progress, stop);
         out.changed = true;
     } catch (...) {
         failure = std::current_exception();
@@ -261,7 +401,8 @@ io::Task<Installation> Installer::install_from_archive(std::string job_id, Resol
 }
 
 io::Task<EnvironmentManifest> Installer::build(std::string job_id, std::vector<std::string> layer_paths, std::vector<std::string> diff_ids,
-                                                      EnvironmentManifest manifest, ProgressSink progress, std::stop_token stop) {
+                                                      EnvironmentManifest manifest, std::function<void()> keep_blobs, ProgressSink progress,
+                                                      std::stop_token stop) {
     const std::optional<CacheOptions::ClaimedUid> owner = worker_uid(job_id + "-build");
     const std::string directory = options_.path("ingest", "build-" + job_id);
     std::exception_ptr failure;
@@ -303,8 +444,10 @@ io::Task<EnvironmentManifest> Installer::build(std::string job_id, std::vector<s
             auto keeping = io::offload(bulk_, std::move(keep));
             co_await std::move(keeping);
         }
+        co_await list_packages(job_id, directory, stop);
+        crash_point("environment_built");
         manifest.installed_at = unix_now();
-        auto install_it = [directory, text = manifest.to_json(), size = manifest.root_size, to = options_.path("environments", manifest.digest.hex())] {
+        auto install_it = [directory, keep_blobs, text = manifest.to_json(), size = manifest.root_size, to = options_.path("environments", manifest.digest.hex())] {
             const std::string root = directory + "/" + root_file;
             struct stat info {};
             if (::stat(root.c_str(), &info) != 0 || static_cast<std::uint64_t>(info.st_size) != size)
@@ -313,7 +456,10 @@ io::Task<EnvironmentManifest> Installer::build(std::string job_id, std::vector<s
                 throw Error::from_errno("protect the root image");
             stamp_verified(directory);
             replace_file(directory + "/" + manifest_file, text, 0600);
+            if (keep_blobs)
+                keep_blobs();
             install_directory(directory, to);
+            crash_point("environment_installed");
         };
         auto installing = io::offload(bulk_, std::move(install_it));
         co_await std::move(installing);
@@ -327,6 +473,33 @@ io::Task<EnvironmentManifest> Installer::build(std::string job_id, std::vector<s
         std::rethrow_exception(failure);
     }
     co_return manifest;
+}
+
+io::Task<void> Installer::list_packages(std::string job_id, std::string directory, std::stop_token stop) {
+    const std::optional<CacheOptions::ClaimedUid> owner = worker_uid(job_id + "-packages");
+    WorkerJob worker;
+    worker.program = options_.image_worker;
+    worker.subcommand = "packages";
+    worker.scope = "packages-" + job_id;
+    worker.as = credentials_of(owner);
+    worker.memory_max = worker_memory;
+    worker.fds.push_back(passed(open_file(directory + "/" + root_file, O_RDONLY | O_NOFOLLOW), worker_directory_fd));
+    json request = {{"image_fd", worker_directory_fd}};
+    try {
+        ProgressSink silent = [](const Progress&) {};
+        const json result = co_await run_worker(supervisor_, std::move(worker), std::move(request), std::move(silent), stop);
+        auto write = [path = directory + "/" + packages_file, text = result.at("packages").dump(-1, ' ', false, json::error_handler_t::replace)] {
+            replace_file(path, text, 0600);
+        };
+        auto written = io::offload(bulk_, std::move(write));
+        co_await std::move(written);
+    } catch (const Error& error) {
+        if (error.code() == ErrorCode::quota_exceeded)
+            throw;  // no space
+        // An image whose database of packages is a trap is as good as one without: inspect then knows of none.
+    } catch (const json::exception&) {
+        throw unfitting_answer();
+    }
 }
 
 io::Task<void> Installer::unpack(EnvironmentManifest manifest, std::string job_id, std::string directory, supervise::Credentials owner,

@@ -31,7 +31,18 @@ std::string digest_text(const Digest& digest) { return digest.empty() ? std::str
 
 }  // namespace
 
-std::string_view to_string(Source source) { return source == Source::registry ? "registry" : "debian-archive"; }
+namespace {
+constexpr std::string_view source_names[] = {"registry", "debian-archive", "import", "commit"};
+}
+
+std::string_view to_string(Source source) { return source_names[static_cast<std::size_t>(source)]; }
+
+std::optional<Source> source_from(std::string_view word) {
+    for (std::size_t i = 0; i < std::size(source_names); ++i)
+        if (source_names[i] == word)
+            return static_cast<Source>(i);
+    return std::nullopt;
+}
 
 std::string EnvironmentManifest::to_json() const {
     json layer_list = json::array();
@@ -56,9 +67,10 @@ EnvironmentManifest EnvironmentManifest::parse(std::string_view text) {
         out.installed_at = document.at("installed_at").get<std::int64_t>();
         const json& source = document.at("source");
         const std::string kind = source.at("kind").get<std::string>();
-        if (kind != "registry" && kind != "debian-archive")
+        const std::optional<Source> known = source_from(kind);
+        if (!known)
             throw Error(ErrorCode::environment_invalid, "the environment's manifest has an unknown source");
-        out.source = kind == "registry" ? Source::registry : Source::debian_archive;
+        out.source = *known;
         out.name = source.at("name").get<std::string>();
         out.reference = source.at("reference").get<std::string>();
         out.manifest_digest = optional_digest(source, "manifest_digest");

@@ -10,8 +10,9 @@
 
 namespace pyro::env {
 
-enum class Source { registry, debian_archive };
+enum class Source { registry, debian_archive, imported, committed };
 std::string_view to_string(Source source);
+std::optional<Source> source_from(std::string_view word);
 
 struct LayerInfo {
     Digest digest;
@@ -40,6 +41,7 @@ struct EnvironmentManifest {
 
 inline constexpr const char* manifest_file = "manifest.json";
 inline constexpr const char* root_file = "root.ext4";
+inline constexpr const char* packages_file = "packages.json";  // as the worker lists them; missing where nobody looked
 
 // What can be said of an installed environment.
 struct Installed {

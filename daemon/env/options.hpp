@@ -12,7 +12,9 @@
 #include <sys/types.h>
 
 #include "daemon/env/catalog.hpp"
+#include "common/unique_fd.hpp"
 #include "daemon/env/manifest.hpp"
+#include "daemon/env/worker.hpp"
 #include "proto/env.hpp"
 
 namespace pyro::env {
@@ -42,6 +44,7 @@ struct CacheOptions {
     Proxies proxies;
     std::uint64_t max_image_bytes = 16ull << 30;            // of layers, packed; unpacked four times that
     std::uint64_t disk_bytes = 8ull << 30;                  // of a root image; larger where the content needs it
+    std::uint64_t budget_bytes = 0;                         // of disk for all that is installed; 0: as much as there is
     std::size_t concurrent_pulls = 4;
     // A uid for one job's workers: nobody else's until `held` goes. A daemon that runs as root must have it; without
     // privileges the workers run as the daemon's own user.
@@ -74,8 +77,43 @@ struct PullRequest {
     ResolvedName resolved;
     uid_t user = 0;
     PullOptions options;
+    // Environments whose blobs need not be fetched again: those that whoever joins this pull may see; and those of others that came from
+    // this very repository, once the registry has shown the asker the same manifest. A manifest of another place vouches for nothing: it
+    // could name layers of which its author knows no more than the digest.
+    std::vector<Digest> known, vouched;
+    bool installed = false;                  // something whole is there: only the registry is asked
+    std::optional<std::uint64_t> room;       // bytes that may be used
     // Pulls of one key are one pull. What is asked for with credentials is its user's own: nobody else may wait for the answer.
-    std::string key() const { return options.credentials ? resolved.name + "\n" + std::to_string(user) : resolved.name; }
+    std::string key() const {
+        return resolved.name + (options.credentials ? "\n" + std::to_string(user) : std::string()) + (installed ? "\ninstalled" : "");
+    }
+};
+
+// What an image says of how its commands run, for one that is made here.
+struct ImageSettings {
+    std::string user, working_dir;
+    std::vector<std::string> env, cmd, entrypoint;
+};
+
+// An image that a client streams.
+struct ImportRequest {
+    std::string name;                        // as given, for messages
+    UploadSource source;
+    std::string format, tag;                 // empty: told from its content; the only one
+    std::optional<ImageSettings> settings;   // for a root file system alone
+};
+
+// One layer of a machine's disk, open to be read.
+struct DiskFile {
+    UniqueFd file;
+    bool qcow2 = false;
+};
+// A machine's disk: the topmost layer first. The function is called once, and copies into the directory what would change else.
+using DiskCopy = std::function<io::Task<std::vector<DiskFile>>(std::string directory, std::stop_token stop)>;
+struct CommitRequest {
+    std::string name;
+    DiskCopy disk;
+    ImageSettings settings;
 };
 
 }  // namespace pyro::env

@@ -115,6 +115,15 @@ io::Task<std::shared_ptr<const Installation>> Pulls::install(PullRequest request
     co_return job->result;
 }
 
+io::Task<std::shared_ptr<void>> Pulls::work(uid_t user, std::stop_token stop) {
+    io::Semaphore::Permit place = co_await places_.acquire(user, stop);
+    while (pauses_ > 0)
+        co_await resumed_.wait(stop);
+    const auto held = std::make_shared<io::Semaphore::Permit>(std::move(place));
+    ++waiting_;
+    co_return std::shared_ptr<void>(held.get(), [this, held](void*) { --waiting_; });
+}
+
 std::shared_ptr<void> Pulls::pause_if_idle() {
     if (!jobs_.empty() || waiting_ > 0)
         return nullptr;

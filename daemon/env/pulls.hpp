@@ -25,6 +25,9 @@ public:
     // waiting, the work stops.
     io::Task<std::shared_ptr<const Installation>> install(PullRequest request, ProgressSink progress, std::stop_token stop);
 
+    // For other work that makes an environment: a place among the pulls', in turn, and as long as it is held no pause.
+    io::Task<std::shared_ptr<void>> work(uid_t user, std::stop_token stop);
+
     std::size_t running() const noexcept { return jobs_.size(); }
     // While what it returns is held no pull begins its work, so that what nobody uses may go. Nothing where one works already,
     // or where somebody has yet to take what one has made.

@@ -118,6 +118,8 @@ FetchRequest fetch_request(const CacheOptions& options, const PullRequest& reque
                  {"connect_seconds", options.connect_seconds}, {"low_speed_seconds", options.low_speed_seconds},
                  {"http_proxy", options.proxies.http}, {"https_proxy", options.proxies.https}, {"no_proxy", options.proxies.none_for},
                  {"attempts", options.attempts}, {"retry_base_ms", options.retry_base_ms}};
+    if (request.room)
+        out.words["room_bytes"] = *request.room;
     if (credentials)
         out.words["credentials"] = credential_words(*credentials, reference.registry);
     return out;

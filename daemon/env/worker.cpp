@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "daemon/io/stream.hpp"
+#include "daemon/io/task_group.hpp"
 
 namespace pyro::env {
 namespace {
@@ -139,6 +140,68 @@ io::Task<json> run_worker(supervise::Supervisor& supervisor, WorkerJob job, json
     if (!outcome.result || status.code != 0 || status.signal != 0)
         throw Error(ErrorCode::internal, "the image worker gave no answer: " + status.describe(), "see the daemon's log");
     co_return std::move(*outcome.result);
+}
+
+namespace {
+
+io::Task<void> feed_worker(io::Stream to, UploadSource next, std::stop_token stop) {
+    for (;;) {
+        std::optional<std::string> bytes = co_await next(stop);
+        if (!bytes)
+            break;
+        co_await to.write_all(std::move(*bytes), stop);
+    }
+    to.close();
+}
+
+bool is_cancelled(const std::exception_ptr& failure) {
+    try {
+        std::rethrow_exception(failure);
+    } catch (const Cancelled&) {
+        return true;
+    } catch (...) {
+        return false;
+    }
+}
+
+}  // namespace
+
+io::Task<json> run_fed_worker(supervise::Supervisor& supervisor, WorkerJob job, json request, int number, UploadSource next, ProgressSink progress,
+                              std::stop_token stop) {
+    int ends[2];
+    if (::pipe2(ends, O_CLOEXEC) != 0)
+        throw Error::from_errno("make a pipe");
+    UniqueFd read_end(ends[0]), write_end(ends[1]);
+    job.fds.push_back(supervise::PassedFd{std::move(read_end), number});
+
+    io::Executor executor = co_await io::this_executor();
+    std::exception_ptr broken, failure;
+    std::stop_source ending;
+    const std::function<void()> end = [&ending] { ending.request_stop(); };
+    const std::stop_callback<std::function<void()>> on_stop(stop, end);
+    io::TaskGroup feeding(executor, [&](std::exception_ptr e) {
+        broken = std::move(e);
+        ending.request_stop();
+    });
+    json result;
+    try {
+        io::Stream to(executor, std::move(write_end));
+        feeding.spawn(feed_worker(std::move(to), std::move(next), ending.get_token()));
+        result = co_await run_worker(supervisor, std::move(job), std::move(request), std::move(progress), ending.get_token());
+    } catch (...) {
+        failure = std::current_exception();
+    }
+    if (failure)
+        ending.request_stop();  // the worker reads no more
+    co_await feeding.join();
+    // A worker that refused an entry stopped reading: that the pipe broke then is not the cause.
+    if (failure && !is_cancelled(failure))
+        std::rethrow_exception(failure);
+    if (broken)
+        std::rethrow_exception(broken);
+    if (failure)
+        std::rethrow_exception(failure);
+    co_return result;
 }
 
 Error unfitting_answer() { return Error(ErrorCode::environment_invalid, "the image worker's answer does not fit", "pull again; see the daemon's log"); }

@@ -3,6 +3,7 @@
 #include <functional>
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -37,6 +38,14 @@ struct WorkerJob {
 // The worker's result, or its error as Error. What it says is bounded and parsed as hostile input: it has read a registry's
 // bytes. When it is over, however it ended, no process of the job is left.
 io::Task<nlohmann::json> run_worker(supervise::Supervisor& supervisor, WorkerJob job, nlohmann::json request, ProgressSink progress, std::stop_token stop);
+
+// The bytes of a stream, piece by piece, and nothing at its end. Throws when it breaks off.
+using UploadSource = std::function<io::Task<std::optional<std::string>>(std::stop_token)>;
+// The same for a job that is fed a stream: the worker reads it from the descriptor `number`. When the stream breaks off, that is
+// what is thrown, whatever the worker made of its beginning; but what the worker refuses comes first.
+io::Task<nlohmann::json> run_fed_worker(supervise::Supervisor& supervisor, WorkerJob job, nlohmann::json request, int number, UploadSource next,
+                                        ProgressSink progress, std::stop_token stop);
+
 // For a result that is not what was asked for.
 Error unfitting_answer();
 

@@ -60,14 +60,16 @@ struct EnvironmentRow {
     std::string digest;              // the environment's id; primary key together with the owner
     uid_t owner_uid = 0;
     bool is_public = false;          // pulled without credentials: everybody sees it
-    std::string source;              // "registry" or "debian-archive"
+    std::string source;              // as env::Source is spelled
     std::string manifest_digest;     // of the registry's image manifest; empty for the archive
     std::int64_t size_bytes = 0;     // disk space of the root image
     std::int64_t created_at = 0;     // unix seconds
     std::int64_t last_used_at = 0;   // unix seconds, to the hour
+    std::string origin;              // of a registry: REGISTRY/REPOSITORY; else empty
 };
 
-// A name a user pulled or gave, and what it meant at the time.
+// A name a user pulled or gave, and what it meant at the time. One that begins with '@' was given: it means something to its owner
+// alone, whatever it leads to.
 struct ReferenceRow {
     uid_t owner_uid = 0;
     std::string name;

@@ -32,6 +32,9 @@ inline constexpr std::array pyro_migrations{
         CREATE INDEX workspaces_by_owner ON workspaces (owner_uid);
         CREATE UNIQUE INDEX workspaces_by_name ON workspaces (owner_uid, name) WHERE name <> '';
     )"},
+    Migration{"where environments came from", R"(
+        ALTER TABLE environments ADD COLUMN origin TEXT NOT NULL DEFAULT '';
+    )"},
 };
 
 inline constexpr std::array run_migrations{

@@ -92,11 +92,11 @@ MachineRow read_machine(const Statement& s) {
 }
 
 constexpr std::string_view environment_columns =
-    "e.digest, e.owner_uid, e.is_public, e.source, e.manifest_digest, e.size_bytes, e.created_at, e.last_used_at";
+    "e.digest, e.owner_uid, e.is_public, e.source, e.manifest_digest, e.size_bytes, e.created_at, e.last_used_at, e.origin";
 
 EnvironmentRow read_environment(const Statement& s) {
     return EnvironmentRow{s.text(0), static_cast<uid_t>(s.integer(1)), s.boolean(2), s.text(3), s.text(4),
-                          s.integer(5), s.integer(6), s.integer(7)};
+                          s.integer(5), s.integer(6), s.integer(7), s.text(8)};
 }
 
 template <class Row>
@@ -118,12 +118,12 @@ std::string select(std::string_view columns, std::string_view rest) {
 
 void put_environment(Database& database, const EnvironmentRow& row) {
     Statement statement = database.prepare(
-        "INSERT INTO environments (digest, owner_uid, is_public, source, manifest_digest, size_bytes, created_at, last_used_at) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (owner_uid, digest) DO UPDATE SET "
+        "INSERT INTO environments (digest, owner_uid, is_public, source, manifest_digest, size_bytes, created_at, last_used_at, origin) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (owner_uid, digest) DO UPDATE SET "
         "is_public = max(is_public, excluded.is_public), source = excluded.source, manifest_digest = excluded.manifest_digest, "
-        "size_bytes = excluded.size_bytes, last_used_at = excluded.last_used_at");
+        "size_bytes = excluded.size_bytes, last_used_at = excluded.last_used_at, origin = excluded.origin");
     statement.bind(row.digest, row.owner_uid, row.is_public, row.source, row.manifest_digest, row.size_bytes,
-                   row.created_at, row.last_used_at).run();
+                   row.created_at, row.last_used_at, row.origin).run();
 }
 
 void put_reference(Database& database, const ReferenceRow& row) {
@@ -363,7 +363,7 @@ std::optional<EnvironmentRow> Store::find_environment(Viewer viewer, const std::
 std::optional<EnvironmentRow> Store::find_environment_by_reference(Viewer viewer, const std::string& name) {
     Statement statement = reader_->prepare(select(environment_columns,
         "environment_references r JOIN environments e ON e.owner_uid = r.owner_uid AND e.digest = r.digest "
-        "WHERE r.name = ?1 AND (r.owner_uid = ?2 OR e.is_public) "
+        "WHERE r.name = ?1 AND (r.owner_uid = ?2 OR (e.is_public AND r.name NOT LIKE '@%')) "
         "ORDER BY r.owner_uid = ?2 DESC, r.updated_at DESC, r.owner_uid LIMIT 1"));
     return read_first(statement.bind(name, viewer.uid), read_environment);
 }
@@ -378,7 +378,7 @@ std::vector<ReferenceRow> Store::list_references(Viewer viewer) {
     Statement statement = reader_->prepare(
         "SELECT r.owner_uid, r.name, r.digest, r.updated_at FROM environment_references r "
         "JOIN environments e ON e.owner_uid = r.owner_uid AND e.digest = r.digest "
-        "WHERE r.owner_uid = ? OR e.is_public OR ? ORDER BY r.name, r.owner_uid");
+        "WHERE r.owner_uid = ? OR (e.is_public AND r.name NOT LIKE '@%') OR ? ORDER BY r.name, r.owner_uid");
     std::vector<ReferenceRow> rows;
     statement.bind(viewer.uid, viewer.admin);
     while (statement.step())

@@ -71,6 +71,7 @@ public:
     std::vector<EnvironmentRow> list_environments(Viewer viewer);  // last used first
     std::vector<ReferenceRow> list_references(Viewer viewer);      // by name
     std::vector<EnvironmentRow> all_environments();                // for prune and reconciliation
+    std::vector<ReferenceRow> all_references() { return list_references(Viewer{0, true}); }
 
     // --- workspaces (pyro.db)
     io::Task<void> put_workspace(WorkspaceRow row);          // inserts it, or replaces the row of that id

@@ -94,6 +94,13 @@ Guest::~Guest() = default;
 
 bool Guest::has_disk() const { return ::access(disk().c_str(), F_OK) == 0; }
 
+std::vector<std::string> Guest::disk_files() const {
+    std::vector<std::string> out;
+    for (const std::string& file : {disk(), base()})
+        if (::access(file.c_str(), F_OK) == 0) out.push_back(file);
+    return out;
+}
+
 uid_t Guest::claim_uid(uid_t owner_uid) {
     if (uid_.uid() == 0) uid_ = services_.uids.claim(owner_uid, id_);
     return uid_.uid();

@@ -41,6 +41,8 @@ public:
 
     const std::string& id() const noexcept { return id_; }
     bool has_disk() const;                    // it ran before
+    // What was written, the topmost layer first; below them lies the root image.
+    std::vector<std::string> disk_files() const;
     std::string disk() const { return services_.overlay_directory + "/" + id_ + ".qcow2"; }
 
     // What it runs as; the same until its VMM is gone.

@@ -302,6 +302,17 @@ io::Task<std::uint32_t> Machine::count_left(std::stop_token stop) {
     co_return count;
 }
 
+io::Task<void> Machine::freeze(std::chrono::seconds most, std::stop_token stop) {
+    const auto self = shared_from_this();
+    const io::EitherStop either(std::move(stop), closing_.get_token());
+    if (closed_ || row_.state != MachineState::running) throw Error(ErrorCode::failed_precondition, "the VM does not run");
+    co_await guest_->channel()->freeze(most, either.token());
+}
+
+void Machine::thaw() {
+    if (guest_->channel()) guest_->channel()->thaw();
+}
+
 std::shared_ptr<agent::ExecSession> Machine::adopt_exec(std::uint32_t number) {
     return guest_->channel() ? guest_->channel()->adopt(number) : nullptr;
 }

@@ -66,6 +66,10 @@ public:
     std::shared_ptr<agent::ExecSession> adopt_exec(std::uint32_t number);
     // How many processes of commands that ended run on.
     io::Task<std::uint32_t> count_left(std::stop_token stop);
+    // What a running guest has written is on its disk, in order, and stays as it is until thaw(), or so long. Error(failed_precondition)
+    // unless running.
+    io::Task<void> freeze(std::chrono::seconds most, std::stop_token stop);
+    void thaw();
     // Asks the guest to power off; after `grace`, QEMU is ended. The disk stays. Fine in any state.
     io::Task<void> stop(std::chrono::nanoseconds grace, std::stop_token stop);
     // Ends and removes everything but a workspace's disk, the record last. Idempotent, from any state, any number of callers; the first one's

@@ -172,6 +172,8 @@ void MachineRegistry::replenish(const Machine& machine) {
     if (recipe && templates_.is_current(recipe->from)) spares_.replenish(*recipe);
 }
 
+std::vector<std::string> MachineRegistry::disk_files(const std::string& id) const { return Guest(guests_, id).disk_files(); }
+
 void MachineRegistry::remove_disk(const std::string& id) {
     PYRO_CHECK(!machines_.contains(id));
     Guest(guests_, id).remove_disk();

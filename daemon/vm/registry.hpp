@@ -54,6 +54,8 @@ public:
     void retire(std::shared_ptr<Machine> machine);
     // Has a spare made for the next machine like this one, behind the caller's back; retire() does it by itself.
     void replenish(const Machine& machine);
+    // The layers of a machine's disk on its root image, the topmost first; those below the first are never written to.
+    std::vector<std::string> disk_files(const std::string& id) const;
     // What a closed machine of a workspace left.
     void remove_disk(const std::string& id);
     // All that were retired until now are gone.

@@ -3,8 +3,6 @@
 #include "common/digest.hpp"
 #include "common/error.hpp"
 #include "daemon/env/files.hpp"
-#include "daemon/io/stream.hpp"
-#include "daemon/io/task_group.hpp"
 
 #include <nlohmann/json.hpp>
 
@@ -24,24 +22,6 @@ using nlohmann::json;
 constexpr std::string_view ingest = "ingest";
 constexpr std::uint64_t worker_memory = 2ull << 30;
 constexpr int stream_fd = env::worker_first_extra_fd;
-
-struct Pipe {
-    UniqueFd read_end, write_end;
-};
-Pipe make_pipe() {
-    int ends[2];
-    if (::pipe2(ends, O_CLOEXEC) != 0) throw Error::from_errno("make a pipe");
-    return {UniqueFd(ends[0]), UniqueFd(ends[1])};
-}
-
-io::Task<void> feed(io::Stream to, UploadSource next, std::stop_token stop) {
-    for (;;) {
-        std::optional<std::string> bytes = co_await next(stop);
-        if (!bytes) break;
-        co_await to.write_all(std::move(*bytes), stop);
-    }
-    to.close();
-}
 
 // Synced before it has its name: a workspace's record may come to lead to it.
 void install(const std::string& made, const std::string& to) {
@@ -83,7 +63,6 @@ io::Task<std::shared_ptr<const Seed>> SeedStore::receive(uid_t owner, UploadSour
     const std::string job = "seed-" + std::to_string(++jobs_);
     const std::string made = options_.directory + "/" + std::string(ingest) + "/" + job;
     const env::CacheOptions::ClaimedUid uid = options_.claim_uid(job);
-    Pipe pipe = make_pipe();
     env::WorkerJob worker;
     worker.program = options_.image_worker;
     worker.subcommand = "seed";
@@ -93,31 +72,18 @@ io::Task<std::shared_ptr<const Seed>> SeedStore::receive(uid_t owner, UploadSour
     worker.as = std::move(credentials);
     worker.memory_max = worker_memory;
     worker.fds.push_back(supervise::PassedFd{open_file(made, O_RDWR | O_CREAT | O_EXCL), env::worker_directory_fd});
-    worker.fds.push_back(supervise::PassedFd{std::move(pipe.read_end), stream_fd});
     json request{{"stream_fd", stream_fd}, {"image_fd", env::worker_directory_fd}, {"limits", {{"total_bytes", options_.max_bytes}}}};
 
-    // The client's end decides: a stream that broke off is no shorter tree, whatever the worker makes of its beginning.
-    std::exception_ptr broken, failure;
-    std::stop_source ending;
-    const std::function<void()> end = [&ending] { ending.request_stop(); };
-    const std::stop_callback<std::function<void()>> on_stop(stop, end);
-    io::TaskGroup feeding(executor_, [&](std::exception_ptr e) {
-        broken = std::move(e);
-        ending.request_stop();
-    });
+    std::exception_ptr failure;
     json result;
     try {
-        io::Stream to(executor_, std::move(pipe.write_end));
-        feeding.spawn(feed(std::move(to), std::move(next), ending.get_token()));
         env::ProgressSink silent = [](const env::Progress&) {};
-        result = co_await env::run_worker(supervisor_, std::move(worker), std::move(request), std::move(silent), ending.get_token());
+        result = co_await env::run_fed_worker(supervisor_, std::move(worker), std::move(request), stream_fd, std::move(next), std::move(silent), stop);
     } catch (...) {
         failure = std::current_exception();
     }
-    if (failure) ending.request_stop();  // the worker reads no more
-    co_await feeding.join();
     std::shared_ptr<const Seed> seed;
-    if (!failure && !broken) {
+    if (!failure) {
         try {
             const Digest digest = Digest::parse(result.at("digest").get<std::string>());
             const std::string path = options_.directory + "/" + std::to_string(owner) + "/" + digest.hex() + ".ext4";
@@ -134,16 +100,6 @@ io::Task<std::shared_ptr<const Seed>> SeedStore::receive(uid_t owner, UploadSour
         }
     }
     if (!seed) ::unlink(made.c_str());
-    // A worker that refused an entry stopped reading: that the pipe broke then is not the cause.
-    bool refused = false;
-    try {
-        if (failure) std::rethrow_exception(failure);
-    } catch (const Cancelled&) {
-    } catch (...) {
-        refused = true;
-    }
-    if (refused) std::rethrow_exception(failure);
-    if (broken) std::rethrow_exception(broken);
     if (failure) std::rethrow_exception(failure);
     co_return seed;
 }

@@ -29,8 +29,7 @@ struct SeedOptions {
     std::uint64_t unused_bytes = 4ull << 30;  // of images that no workspace has, all users' together
 };
 
-// The bytes of a stream, piece by piece, and nothing at its end. Throws when it breaks off.
-using UploadSource = std::function<io::Task<std::optional<std::string>>(std::stop_token)>;
+using env::UploadSource;
 
 // Called on the domain thread. What is below SEEDS/UID/ came there by one rename of a whole and synced file.
 class SeedStore {

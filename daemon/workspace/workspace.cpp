@@ -10,12 +10,13 @@
 #include <cstdio>
 #include <ctime>
 
+#include <fcntl.h>
 #include <sys/stat.h>
 
 namespace pyro::workspace {
 namespace {
 
-constexpr std::chrono::seconds stop_grace{10}, answer_patience{2};
+constexpr std::chrono::seconds stop_grace{10}, answer_patience{2}, freeze_most{60};
 constexpr std::int64_t activity_interval = 60;  // seconds between two writes of when it was last used
 
 void make_directory(const std::string& path) {
@@ -58,6 +59,7 @@ io::Task<T> Workspace::unless_deleted(io::Task<T> change, std::stop_token stop) 
     }
     throw Error(ErrorCode::not_found, "the workspace " + row_.id + " was deleted meanwhile", "list yours: pyro workspace list");
 }
+template io::Task<std::vector<env::DiskFile>> Workspace::unless_deleted(io::Task<std::vector<env::DiskFile>>, std::stop_token);
 template io::Task<void> Workspace::unless_deleted(io::Task<void>, std::stop_token);
 template io::Task<std::shared_ptr<vm::Machine>> Workspace::unless_deleted(io::Task<std::shared_ptr<vm::Machine>>, std::stop_token);
 
@@ -260,6 +262,43 @@ io::Task<void> Workspace::start_anew(std::stop_token stop) {
     diff_seen = {};
     services_.machines.remove_disk(old_disk);
     co_await drop_execs(true);
+}
+
+io::Task<std::vector<env::DiskFile>> Workspace::copy_layers(std::string directory, std::stop_token stop) {
+    const auto self = shared_from_this();
+    check_open();
+    const io::EitherStop either(stop, closing_.get_token());
+    const auto turn = co_await gate_.acquire(either.token());
+    check_open();
+    if (!environment_) throw Error(ErrorCode::failed_precondition, "the workspace " + row_.id + " has no environment", "pyro workspace delete " + row_.id);
+    const std::vector<std::string> files = services_.machines.disk_files(row_.machine_id);
+    if (files.empty()) throw Error(ErrorCode::failed_precondition, "the disk of the workspace " + row_.id + " is gone", "pyro workspace delete " + row_.id);
+    const std::shared_ptr<vm::Machine> machine = state() == State::running ? machine_ : nullptr;
+    // One that sleeps may wake up while it is read: its disk is copied too.
+    const std::string copied = directory + "/disk.qcow2";
+    std::exception_ptr failure;
+    {
+        io::Deadline deadline(services_.executor, freeze_most, either.token());
+        const std::stop_token until = machine ? deadline.token() : either.token();
+        try {
+            if (machine) co_await machine->freeze(freeze_most, until);
+            crash_point("workspace_frozen");
+            const auto copy = [from = files.front(), copied, until] { env::copy_sparse(from, copied, until); };
+            co_await io::offload(services_.files, copy);
+        } catch (...) {
+            failure = std::current_exception();
+        }
+        if (machine) machine->thaw();
+        if (failure && machine && deadline.expired())
+            failure = std::make_exception_ptr(Error(ErrorCode::timeout, "the workspace's disk could not be copied within " + std::to_string(freeze_most.count()) + " s",
+                                                    "stop it first: pyro workspace stop " + row_.id));
+    }
+    if (failure) std::rethrow_exception(failure);
+    std::vector<env::DiskFile> out;
+    out.push_back({open_file(copied, O_RDONLY | O_NOFOLLOW), true});
+    for (std::size_t i = 1; i < files.size(); ++i) out.push_back({open_file(files[i], O_RDONLY | O_NOFOLLOW), true});
+    out.push_back({open_file(environment_->root_image(), O_RDONLY | O_NOFOLLOW), false});
+    co_return out;
 }
 
 io::Task<void> Workspace::close() {

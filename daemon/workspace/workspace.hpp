@@ -76,6 +76,10 @@ public:
     std::vector<std::shared_ptr<Exec>> execs() const;  // newest first
     std::size_t running_execs() const;
 
+    // Its disk as it is now, the topmost layer first, open to be read; what a running guest writes is copied into `directory` first,
+    // while it stands still. What it may write later is not in it.
+    io::Task<std::vector<env::DiskFile>> copy_disk(std::string directory, std::stop_token stop) { return unless_deleted(copy_layers(std::move(directory), stop), stop); }
+
     // Processes that ended commands left running; none where it sleeps, or its guest does not answer soon.
     io::Task<std::int64_t> left_processes(std::stop_token stop);
 
@@ -114,6 +118,7 @@ private:
     io::Task<std::shared_ptr<vm::Machine>> wake(std::stop_token stop);
     io::Task<void> put_to_sleep(std::stop_token stop);
     io::Task<void> start_anew(std::stop_token stop);
+    io::Task<std::vector<env::DiskFile>> copy_layers(std::string directory, std::stop_token stop);
     vm::MachineRequest machine_request() const;
     vm::StartRequest start_request(vm::StartKind at_best) const;
     io::Task<std::shared_ptr<vm::Machine>> new_machine(vm::StartKind at_best, std::stop_token stop);

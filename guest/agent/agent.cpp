@@ -18,6 +18,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <utility>
+
 namespace pyro::guest {
 
 namespace wire = proto::agent;
@@ -43,7 +45,7 @@ constexpr std::size_t written_in_place = 8 << 10;
 constexpr std::size_t reserved_for_events = 1536;
 
 // Tags of the epoll set: an exec's descriptors have its number in the upper half.
-enum Tag : std::uint64_t { tag_port = 16, tag_children, tag_listener, tag_wake, tag_standby };
+enum Tag : std::uint64_t { tag_port = 16, tag_children, tag_listener, tag_wake, tag_standby, tag_thaw };
 
 // The C library's copy uses vector registers, whose emulation is several times slower than the string instructions'.
 void copy_bytes(char* to, const char* from, std::size_t count) {
@@ -70,7 +72,8 @@ Agent::Agent(Surroundings surroundings) : surroundings_(std::move(surroundings))
     }
     children_ = UniqueFd(::signalfd(-1, &children, SFD_CLOEXEC | SFD_NONBLOCK));
     wake_ = UniqueFd(::timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
-    if (!epoll_ || !children_ || !wake_) throw Error::from_errno("set up the event loop");
+    thaw_ = UniqueFd(::timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
+    if (!epoll_ || !children_ || !wake_ || !thaw_) throw Error::from_errno("set up the event loop");
     const auto add = [this](int fd, std::uint32_t events, std::uint64_t tag) {
         epoll_event event{};
         event.events = events;
@@ -79,6 +82,7 @@ Agent::Agent(Surroundings surroundings) : surroundings_(std::move(surroundings))
     };
     add(children_.get(), EPOLLIN, tag_children);
     add(wake_.get(), EPOLLIN, tag_wake);
+    add(thaw_.get(), EPOLLIN, tag_thaw);
     if (surroundings_.listener) add(surroundings_.listener.get(), EPOLLIN, tag_listener);
     read_boot_id();
     if (surroundings_.port) use_port(std::move(surroundings_.port));
@@ -124,6 +128,7 @@ void Agent::run() {
             log(e.what());  // one frame or one exec went wrong; the others must not
         }
     }
+    thaw();
     surroundings_.power_off();
 }
 
@@ -151,6 +156,7 @@ void Agent::on_event(std::uint64_t tag) {
             readable_ = true;
             return;
         }
+        case tag_thaw: return thaw();
         case tag_listener: {
             UniqueFd connection(::accept4(surroundings_.listener.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
             if (connection) use_port(std::move(connection));
@@ -452,6 +458,10 @@ void Agent::fill() {
         count_answered_ = count_asked_;
         send(FrameType::counted, 0, count_asked_, wire::encode_u32(count_left()));
     }
+    if (freeze_answer_) {
+        send(FrameType::frozen, 0, *freeze_answer_, wire::encode(wire::Failure{freeze_failure_.substr(0, 1024)}));
+        freeze_answer_.reset();
+    }
     // Everybody once around, beginning after whoever came first last time.
     const auto serve = [this](Exec& exec) {
         if (exec.started_pending) {
@@ -506,6 +516,8 @@ void Agent::on_frame(const Frame& frame) {
             synced_pending_ = true;
             return;
         case FrameType::count: count_asked_ = frame.offset; return;
+        case FrameType::freeze: return on_freeze(frame);
+        case FrameType::thaw: return thaw();
         default: break;
     }
     const auto found = execs_.find(frame.stream);
@@ -539,9 +551,40 @@ void Agent::on_frame(const Frame& frame) {
     }
 }
 
+// A host that dies meanwhile must not leave the guest standing: it goes on by itself.
+void Agent::on_freeze(const Frame& frame) {
+    std::uint32_t seconds = 0;
+    if (!wire::decode_u32(frame.payload, seconds) || seconds == 0) return;
+    freeze_answer_ = frame.offset;
+    freeze_failure_.clear();
+    try {
+        if (!surroundings_.freeze || !entered_) throw Error(ErrorCode::failed_precondition, "there is no disk to freeze");
+        if (!frozen_) surroundings_.freeze(true);
+        frozen_ = true;
+        itimerspec until{};
+        until.it_value.tv_sec = seconds;
+        ::timerfd_settime(thaw_.get(), 0, &until, nullptr);
+    } catch (const Error& e) {
+        freeze_failure_ = e.message();
+    }
+}
+
+void Agent::thaw() noexcept {
+    const itimerspec never{};
+    ::timerfd_settime(thaw_.get(), 0, &never, nullptr);
+    if (!std::exchange(frozen_, false)) return;
+    try {
+        surroundings_.freeze(false);
+    } catch (const Error& e) {
+        log(e.message());  // somebody in the guest did it before
+    }
+}
+
 void Agent::on_attach(const Frame& frame) {
     wire::Attach attach;
     if (!wire::decode(frame.payload, attach)) return;
+    thaw();
+    freeze_answer_.reset();
     out_at_ = out_end_ = 0;
     spec_.clear(), spec_of_ = 0;
     hello_pending_ = true;

@@ -21,6 +21,7 @@ struct Surroundings {
     std::function<void()> enter;   // the root disk, before the first identity
     std::function<void(const proto::agent::Identity&)> apply;
     std::function<void()> power_off;
+    std::function<void(bool)> freeze;  // the root disk's file system, and thaw it; throws Error. None: that cannot be
 };
 
 class Agent : private Poll {
@@ -66,9 +67,11 @@ private:
     void remove_left_cgroups();
     std::uint32_t count_left() const;
     void read_boot_id();
+    void on_freeze(const proto::agent::Frame& frame);
+    void thaw() noexcept;
 
     Surroundings surroundings_;
-    UniqueFd epoll_, children_, port_, wake_;
+    UniqueFd epoll_, children_, port_, wake_, thaw_;
     proto::agent::FrameDecoder decoder_{0, true};
     bool readable_ = false, writable_ = false, gone_ = false;
     struct Staged {
@@ -80,6 +83,9 @@ private:
     } staged_;
     bool hello_pending_ = false, ready_pending_ = false, synced_pending_ = false;
     std::uint64_t count_asked_ = 0, count_answered_ = 0;
+    bool frozen_ = false;
+    std::optional<std::uint64_t> freeze_answer_;     // to the question of that number
+    std::string freeze_failure_;
     bool entered_ = false;                           // the root disk, once
     bool started_ = false;                           // with the last identity
     std::uint64_t start_number_ = 0;                 // of the last start

@@ -260,6 +260,11 @@ void apply(const proto::agent::Identity& identity) {
     if (identity.workspace) mount_workspace(*identity.workspace);
 }
 
+void freeze_root(bool frozen) {
+    const UniqueFd root = open_file("/", O_RDONLY | O_DIRECTORY);
+    if (::ioctl(root.get(), frozen ? FIFREEZE : FITHAW, 0) != 0) throw Error::from_errno(frozen ? "freeze the disk" : "thaw the disk");
+}
+
 void power_off() {
     ::kill(-1, SIGKILL);
     while (::waitpid(-1, nullptr, 0) > 0) {}

@@ -19,6 +19,9 @@ void enter_root();
 // Clock, entropy, host name, machine id, boot id, resolver. Throws Error when the guest would be left without one of them.
 void apply(const proto::agent::Identity& identity);
 
+// The root disk's file system: everything is written, its journal is empty, and who writes waits. Throws Error.
+void freeze_root(bool frozen);
+
 // Ends every other process, syncs, makes the disk read-only and resets the machine (QEMU runs with -no-reboot).
 [[noreturn]] void power_off();
 

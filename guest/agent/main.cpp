@@ -58,6 +58,7 @@ void be_init() {
     surroundings.enter = pyro::guest::enter_root;
     surroundings.apply = pyro::guest::apply;
     surroundings.power_off = pyro::guest::power_off;
+    surroundings.freeze = pyro::guest::freeze_root;
     pyro::guest::Agent agent(std::move(surroundings));
     agent.run();
 }
