@@ -133,9 +133,10 @@ ImageSource::ImageSource(const std::string& path, const std::string& format, con
         if (format == "rootfs" || format == "docker-archive" || !is_there(path + "/oci-layout") || !is_there(path + "/index.json"))
             no_layout(path, "it has no oci-layout and index.json");
         file_.reset();
-        return read_layout(tag);
+        read_layout(tag);
+    } else if (format == "oci") {
+        no_layout(path, "it is no directory");
     }
-    if (format == "oci") no_layout(path, "it is no directory");
 }
 
 void ImageSource::read_layout(const std::string& tag) {

@@ -363,7 +363,8 @@ io::Task<std::vector<EnvironmentSummary>> EnvironmentCache::list(state::Viewer v
             row = store_.find_environment(state::Viewer{reference.owner_uid, false}, reference.digest);
         if (row)
             named.insert(row->digest);
-        EnvironmentSummary one = co_await summarize(reference.name, is_given(reference.name) ? std::string() : reference.name, std::string(), row, stop);
+        const std::string shown = is_given(reference.name) ? std::string() : reference.name;
+        EnvironmentSummary one = co_await summarize(reference.name, shown, std::string(), row, stop);
         out.push_back(std::move(one));
     }
     const std::vector<state::EnvironmentRow> rows = store_.list_environments(viewer);
@@ -529,9 +530,10 @@ io::Task<PruneOutcome> EnvironmentCache::prune(PruneOptions options, state::View
         }
         if (!remove || in_use(row.digest))
             continue;
+        const state::Viewer owner{row.owner_uid, false};
         bool gone = true;
         if (!options.dry_run)
-            gone = co_await store_.remove_environment(state::Viewer{row.owner_uid, false}, row.digest);
+            gone = co_await store_.remove_environment(owner, row.digest);
         if (!gone)
             continue;
         if (--rows_of[row.digest] == 0)
@@ -540,18 +542,19 @@ io::Task<PruneOutcome> EnvironmentCache::prune(PruneOptions options, state::View
         if (std::find(out.removed.begin(), out.removed.end(), shown) == out.removed.end())
             out.removed.push_back(shown);
     }
-    const std::optional<std::uint64_t> freed = co_await sweep(std::move(keep), options.dry_run);
+    const std::set<std::string>* const pretend = options.dry_run ? &keep : nullptr;
+    const std::optional<std::uint64_t> freed = co_await sweep(pretend);
     out.freed_bytes = freed.value_or(0);
     co_return out;
 }
 
-io::Task<std::optional<std::uint64_t>> EnvironmentCache::sweep(std::set<std::string> keep, bool dry) {
+io::Task<std::optional<std::uint64_t>> EnvironmentCache::sweep(const std::set<std::string>* pretend) {
+    const bool dry = pretend != nullptr;
+    const std::set<std::string> keep = dry ? *pretend : all_digests();
     // A pull may be about to use any environment, blob or half download.
     const std::shared_ptr<void> alone = pulls_.pause_if_idle();
     if (!alone && !dry)
         co_return std::nullopt;
-    if (!dry)
-        keep = all_digests();
     // What no row of any user leads to, and nobody holds. Renamed away at once, on this thread, so that it cannot be leased
     // between the look and the removal.
     std::vector<std::string> doomed;
@@ -632,7 +635,7 @@ io::Task<PruneOutcome> EnvironmentCache::remove(std::string name, bool force, st
     const bool gone = co_await store_.remove_environment(owner, row->digest);
     if (gone)
         out.removed = names.empty() ? std::vector<std::string>{row->digest} : names;
-    const std::optional<std::uint64_t> freed = co_await sweep({}, false);
+    const std::optional<std::uint64_t> freed = co_await sweep();
     out.freed_bytes = freed.value_or(0);
     co_return out;
 }
@@ -707,7 +710,7 @@ io::Task<void> EnvironmentCache::keep_budget(std::string added, state::Viewer vi
         const std::string victim = fits ? oldest->first : added;
         const state::Viewer who = fits ? state::Viewer{0, true} : state::Viewer{viewer.uid, false};
         co_await store_.remove_environment(who, victim);
-        const std::optional<std::uint64_t> freed = co_await sweep({}, false);
+        const std::optional<std::uint64_t> freed = co_await sweep();
         if (!fits)
             throw Error(ErrorCode::quota_exceeded, "environments may take " + std::to_string(options_.budget_bytes >> 20) + " MiB of disk, and with this one those in use take " +
                                                        std::to_string(used >> 20), "remove some: pyro env remove NAME; the budget is environments.disk_mib in pyrod.toml");

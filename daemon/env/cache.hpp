@@ -145,8 +145,9 @@ private:
     // Digests that stay whatever happens: somebody uses them, or a given name leads to them.
     std::set<std::string> pinned();
     std::optional<state::EnvironmentRow> find_row(const std::string& name, state::Viewer viewer, std::string& shown, std::string& reference, std::string& description);
-    // Removes what no row of `keep` leads to and nobody holds; with `dry`, says what that would give back. Nothing where a pull runs.
-    io::Task<std::optional<std::uint64_t>> sweep(std::set<std::string> keep, bool dry);
+    // Removes what no row leads to and nobody holds; with `pretend`, says what that would give back if there were rows for these alone.
+    // Nothing where a pull runs.
+    io::Task<std::optional<std::uint64_t>> sweep(const std::set<std::string>* pretend = nullptr);
     std::set<std::string> all_digests();
     io::Task<std::uint64_t> used_bytes();
     io::Task<std::optional<std::uint64_t>> room();

@@ -251,6 +251,8 @@ io::Task<void> Installer::take_blobs(const std::vector<FetchedImage::Blob>& want
             } catch (const Error& error) {
                 if (!fresh && error.code() == ErrorCode::environment_invalid)
                     remove_tree(blobs + "/" + digest.hex());
+                if (!fresh && error.code() == ErrorCode::not_found)
+                    throw Error(ErrorCode::environment_invalid, "blob " + digest.str() + " is missing", "pull it again; what was made here: import or commit it again");
                 throw;
             }
         };
@@ -387,7 +389,8 @@ io::Task<Installation> Installer::install_from_archive(std::string job_id, Resol
         manifest.env = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"};
         manifest.cmd = {"bash"};
         std::vector<std::string> layers{tar}, diff_ids{std::string()};
-        out.manifest = co_await build(job_id, std::move(layers), std::move(diff_ids), std::move(manifest), {}, progress, stop);
+        std::function<void()> nothing_to_keep;
+        out.manifest = co_await build(job_id, std::move(layers), std::move(diff_ids), std::move(manifest), std::move(nothing_to_keep), progress, stop);
         out.changed = true;
     } catch (...) {
         failure = std::current_exception();

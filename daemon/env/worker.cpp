@@ -149,7 +149,14 @@ io::Task<void> feed_worker(io::Stream to, UploadSource next, std::stop_token sto
         std::optional<std::string> bytes = co_await next(stop);
         if (!bytes)
             break;
-        co_await to.write_all(std::move(*bytes), stop);
+        bool refused = false;
+        try {
+            co_await to.write_all(std::move(*bytes), stop);
+        } catch (const Error&) {
+            refused = true;  // the worker reads no more, and is about to say why
+        }
+        if (refused)
+            break;
     }
     to.close();
 }
@@ -194,7 +201,6 @@ io::Task<json> run_fed_worker(supervise::Supervisor& supervisor, WorkerJob job, 
     if (failure)
         ending.request_stop();  // the worker reads no more
     co_await feeding.join();
-    // A worker that refused an entry stopped reading: that the pipe broke then is not the cause.
     if (failure && !is_cancelled(failure))
         std::rethrow_exception(failure);
     if (broken)

@@ -247,7 +247,7 @@ int main(int argc, char** argv) {
         tool.supervisor = supervise::make_plain_supervisor("envtool");
         state::Store::Paths paths;
         paths.state_directory = state;
-        paths.run_directory = state + "/run";
+        paths.run_directory = given.value("run", state + "/run");
         ::mkdir(paths.run_directory.c_str(), 0700);
         tool.store = std::make_unique<state::Store>(paths);
         // As the daemon has them of vm::VmUids, without the locks against other daemons.

@@ -6,16 +6,16 @@ import io
 import json
 import os
 import pathlib
-import shutil
+import sqlite3
 import subprocess
 import sys
 import tarfile
-import tempfile
 import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(ROOT / "tests/support"), str(ROOT / "tests/support/registry"), str(ROOT / "tests/component/image")]
 import cache_test  # noqa: E402
+import children  # noqa: E402
 import oci  # noqa: E402
 from cache_test import CATALOG, WAIT, debian_like  # noqa: E402
 
@@ -67,7 +67,6 @@ class LocalCase(cache_test.CacheCase):
     def import_fails(self, code, name, data, **more):
         error = self.imports(name, data, **more).get("error", {})
         self.assertEqual(error.get("code"), code, self.heard[-1])
-        self.assertTrue(error["hint"], error)
         self.assertEqual(list((self.state / "environments").iterdir()), [])
         self.assertEqual(list((self.state / "blobs/sha256").iterdir()), [])
         return error
@@ -284,7 +283,7 @@ class Imports(LocalCase):
         self.import_fails("invalid_argument", "x", archive({k: v for k, v in good.items() if k != layer}))
         self.import_fails("invalid_argument", "x", archive({**good, "index.json": b"[" * 100000}))
         self.import_fails("not_found", "x", archive({**good, "index.json": b'{"manifests": []}'}))
-        self.import_fails("not_found", "x", archive({**good, "index.json": b'{"manifests": 7}'}), format="oci-archive") if False else None
+        self.import_fails("invalid_argument", "x", archive({**good, "index.json": b'{"manifests": 7}'}))
         self.import_fails("invalid_argument", "x", archive({**good, "../../etc/passwd": b""}))
         files, entry = saved_files(image)
         for change in ({"Config": "../../../etc/passwd"}, {"Layers": ["../../../etc/passwd", "x"]}, {"Layers": 7}, {"Config": None}):
@@ -349,7 +348,7 @@ class Imports(LocalCase):
         blob.write_bytes(b"x" * blob.stat().st_size)
         os.truncate(self.environment() / "root.ext4", 1 << 20)
         self.fails("environment_invalid", "pull", "@a")
-        self.assertIn("import", self.fails("environment_invalid", "pull", "@a").get("hint", "") or "import")
+        self.assertIn("import", self.fails("environment_invalid", "pull", "@a")["hint"])  # the damaged blob has gone
         self.assertEqual(self.imports("a", rootfs(), force=True).get("changed"), False)
         self.must_be_clean()
 
@@ -376,21 +375,6 @@ class Packages(LocalCase):
 
 class Commit(LocalCase):
     """Of disks as QEMU's tools write them; machines' own are tests/vm's."""
-
-    def disk(self, change, layers=1):
-        """The environment's root image with `change` (of debugfs) made in qcow2 layers on top of it."""
-        raw = self.folder / "changed.raw"
-        subprocess.run(["cp", "--sparse=always", self.environment() / "root.ext4", raw], check=True)
-        raw.chmod(0o600)
-        script = self.folder / "script"
-        (self.folder / "payload").write_bytes(b"payload\n" * 100_000)
-        script.write_text(change.replace("PAYLOAD", str(self.folder / "payload")))
-        subprocess.run(["debugfs", "-w", "-f", script, raw], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        # qemu-img rebase writes just what differs.
-        top = self.folder / "disk.qcow2"
-        subprocess.run(["qemu-img", "convert", "-q", "-O", "qcow2", raw, top], check=True)
-        subprocess.run(["qemu-img", "rebase", "-q", "-b", str(self.environment() / "root.ext4"), "-F", "raw", top], check=False)
-        return top
 
     def plain_qcow2(self, raw, base):
         """A qcow2 image without a backing file's name of what differs, as machines' disks are."""
@@ -521,8 +505,11 @@ class Commit(LocalCase):
         flags = int.from_bytes(super_block.read(4), "little")
         super_block.close()
         refused("environment_invalid", disk[1], (1024 + 0x60, (flags | 0x8000).to_bytes(4, "little")))   # inline data
-        out_code = "failed_precondition"
-        refused(out_code if True else "", disk[1], (1024 + 0x60, (flags | 4).to_bytes(4, "little")))     # its journal is not empty
+        unclean = self.folder / "unclean.raw"
+        subprocess.run(["cp", "--sparse=always", disk[1], unclean], check=True)
+        unclean.chmod(0o600)
+        subprocess.run(["debugfs", "-w", "-R", "feature needs_recovery", unclean], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        refused("failed_precondition", str(unclean))
 
 
 class Budget(LocalCase):
@@ -536,7 +523,6 @@ class Budget(LocalCase):
         return self.last("usage")["used"]
 
     def age(self, name, seconds):
-        import sqlite3
         with sqlite3.connect(self.state / "pyro.db") as db:
             db.execute("UPDATE environments SET last_used_at = last_used_at - ? WHERE digest = (SELECT digest FROM environment_references WHERE name = ?)", (seconds, name))
         db.close()
@@ -600,14 +586,12 @@ class Budget(LocalCase):
         self.assertEqual(moved["environment"]["manifest"]["digest"], oci.digest(registry.images["library/app0"].manifest))
         self.assertEqual(self.last("inspect", old)["state"], "installed")
         same = self.last("pull", "app0:1", registry=registry)
-        self.assertEqual((same["changed"], same["previous"], same["downloaded"] > 0), (False, "", True))
+        self.assertEqual((same["changed"], same["previous"], same["downloaded"]), (False, "", 0))
         # What names its digest cannot move, and nobody is asked.
-        pinned = f"app0@{old}"
         self.last("pull", f"app0:1@{moved['environment']['manifest']['digest']}", registry=registry)
         count = registry.count("manifests")
         self.last("pull", f"app0:1@{moved['environment']['manifest']['digest']}", registry=registry)
         self.assertEqual(registry.count("manifests"), count)
-        self.assertTrue(pinned)
 
     def test_where_nobody_answers_what_is_there_stays(self):
         registry = self.images(1)
@@ -627,7 +611,6 @@ POINTS = ("environment_fetched", "environment_built", "environment_blobs_kept", 
 
 class Crashes(LocalCase):
     def start(self, command, *args, registry=None, crash=None, **more):
-        import children
         env = {**os.environ, **({"PYRO_CRASH_AT": crash} if crash else {})}
         return children.ends_with(self, subprocess.Popen([cache_test.BIN / "env-tool", self.state, self.options(registry, **more), command, *args],
                                                          stdout=subprocess.PIPE, text=True, env=env))
@@ -673,7 +656,7 @@ class Crashes(LocalCase):
                 self.must_be_clean()
                 root = str(self.environment() / "root.ext4")
                 for other in (point, "environment_disk_copied"):
-                    self.dies(other, "commit", "b", disk=[root])
+                    self.dies(other, "commit", "b", disk=[root], force=True)
                     self.assertLessEqual(len(self.clean()), 2)
                 made = self.last("commit", "b", disk=[root], force=True)
                 self.assertEqual(self.clean(), {out["environment"]["manifest"]["digest"], made["environment"]["manifest"]["digest"]})
@@ -688,29 +671,25 @@ class Crashes(LocalCase):
 
     def test_a_worker_that_is_killed(self):
         big = rootfs({"data": oci.noise(24 << 20)})
-        import children
         for subcommand in ("import", "build"):
             with self.subTest(subcommand):
                 process = self.start("import", "a", file=self.put(big))
-                phase = {"import": "import", "build": "build"}[subcommand]
                 for line in process.stdout:
-                    if json.loads(line).get("phase") == phase:
+                    if json.loads(line).get("phase") == subcommand:
                         break
-                workers = [pid for pid in self.children_of(process.pid)]
-                for pid in workers:
+                for pid in self.children_of(process.pid):
                     try:
                         os.kill(pid, 9)
                     except ProcessLookupError:
                         pass
                 lines = [json.loads(line) for line in process.stdout]
                 process.wait(WAIT)
-                self.assertTrue("error" in lines[-1] or lines[-1].get("changed") is not None, lines[-1:])
+                self.assertTrue(not lines or "error" in lines[-1] or lines[-1].get("changed") is not None, lines[-1:])
                 self.clean()
                 self.assertEqual(list((self.state / "ingest").iterdir()), [])
                 self.last("import", "a", file=self.put(big), force=True)
                 self.must_be_clean()
                 self.last("remove", "@a")
-        self.assertTrue(children)
 
     def children_of(self, pid):
         out = []
@@ -724,16 +703,17 @@ class Crashes(LocalCase):
         data = rootfs({"data": oci.noise(2 << 20)})
         file = self.put(data)
         registry = self.registry(debian_like(size=2 << 20))
+        run = self.folder / "run"
         failed = succeeded = 0
         for size in (1, 2, 3, 4, 5, 6, 8, 10, 14, 40):
             subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}m,mode=700", "tmpfs", self.state], check=True)
             try:
                 for command in (("import", "a"), ("pull", "debian:12")):
-                    out = self.last(*command, registry=registry, file=file, force=True)
+                    out = self.last(*command, registry=registry, file=file, force=True, run=str(run))
                     if "error" in out:
                         failed += 1
                         self.assertEqual(out["error"]["code"], "quota_exceeded", (size, command, out))
-                        listed = self.lines("list")
+                        listed = self.lines("list", run=str(run))
                         if "error" not in listed[-1]:
                             self.assertEqual({line["state"] for line in listed} - {"available", "installed"}, set())
                     else:
