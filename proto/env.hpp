@@ -65,13 +65,13 @@ struct EnvUsage {
 struct EnvListResult {
     static constexpr std::string_view doc = "Environments, catalog first.";
     std::vector<EnvironmentInfo> environments;
-    std::int64_t used_bytes = 0;
+    std::optional<std::int64_t> used_bytes;
     std::int64_t budget_bytes = 0;
     std::vector<EnvUsage> usage;
     static constexpr auto fields() {
         return std::array{
             field<&EnvListResult::environments>("environments", "Catalog names, then other references in the cache and names you gave"),
-            field<&EnvListResult::used_bytes>("used_bytes", "Disk space of all users' environments, layers included"),
+            field<&EnvListResult::used_bytes>("used_bytes", "For administrators: disk space of all users' environments, layers included"),
             field<&EnvListResult::budget_bytes>("budget_bytes", "What they may take; 0: as much as there is"),
             field<&EnvListResult::usage>("usage", "Yours; an administrator's: everybody's")};
     }

@@ -4,7 +4,7 @@
 #include "client/cli/render.hpp"
 #include "client/cli/terminal.hpp"
 #include "client/cli/workspace.hpp"
-#include "client/transfer/image_source.hpp"
+#include "client/transfer/image_upload.hpp"
 #include "proto/codec.hpp"
 
 #include <unistd.h>
@@ -15,7 +15,7 @@ using nlohmann::json;
 
 namespace {
 
-json import_call(Connection& daemon, const Invocation& call, ImageSource& source, json params) {
+json import_call(Connection& daemon, const Invocation& call, ImageUpload& source, json params) {
     if (source.digest()) params["digest"] = source.digest()->str();
     Signals signals(call_signals);
     ProgressLine progress("[import]", call.globals.json);
@@ -29,7 +29,7 @@ json import_call(Connection& daemon, const Invocation& call, ImageSource& source
 }
 
 json import_host_image(Connection& daemon, const Invocation& call, const HostImage& image) {
-    ImageSource source(image.path, image.format, image.tag);
+    ImageUpload source(image.path, image.format, image.tag);
     json params = {{"name", image.given_name()}, {"format", image.format == "oci" ? "oci-archive" : image.format}, {"force", true}};
     if (!image.tag.empty()) params["tag"] = image.tag;
     return import_call(daemon, call, source, std::move(params));
@@ -86,7 +86,7 @@ int env_import_command(const Invocation& call) {
     json params = call.params;
     read_words(params, "entrypoint");
     read_words(params, "command");
-    ImageSource source(own.path, params.value("format", ""), params.value("tag", ""));
+    ImageUpload source(own.path, params.value("format", ""), params.value("tag", ""));
     Connection daemon({call.globals.socket});
     return show_pulled(call, import_call(daemon, call, source, std::move(params)));
 }

@@ -86,7 +86,7 @@ io::Task<proto::EnvListResult> EnvService::serve(proto::EnvList, proto::EnvListP
     proto::EnvListResult result;
     for (const env::EnvironmentSummary& summary : all) result.environments.push_back(info_of(summary));
     const env::DiskUsage usage = co_await environments_.usage(viewer_of(call.peer()));
-    result.used_bytes = static_cast<std::int64_t>(usage.used_bytes);
+    if (viewer_of(call.peer()).admin) result.used_bytes = static_cast<std::int64_t>(usage.used_bytes);
     result.budget_bytes = static_cast<std::int64_t>(usage.budget_bytes);
     for (const env::UserUsage& user : usage.users)
         result.usage.push_back({user.uid, static_cast<std::int64_t>(user.environments), static_cast<std::int64_t>(user.bytes)});

@@ -121,7 +121,7 @@ class Pulls(CacheCase):
         self.assertEqual(manifest["source"]["kind"], "registry")
         self.assertEqual(manifest["config"]["user"], "1000")
         self.assertEqual(out["environment"]["state"], "installed")
-        again = self.last("pull", "debian:12")  # nobody is asked
+        again = self.last("pull", "debian:12", registry=registry)  # which has gone
         self.assertFalse(again["changed"])
         listing = subprocess.run(["debugfs", "-R", "ls -p /etc", self.environment() / "root.ext4"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout
         self.assertNotIn(b"os-release", listing)

@@ -12,7 +12,7 @@ namespace pyro::client {
 
 // What a reference to a file of this host says: oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:NAME].
 struct HostImage {
-    std::string format;  // as proto::ImportFormat spells it; empty: told from the content
+    std::string format;  // as it is written before the colon
     std::string path, tag;
     // What the environment made of it is called where nobody named it: the same for the same place.
     std::string given_name() const;
@@ -20,10 +20,10 @@ struct HostImage {
 std::optional<HostImage> host_image(const std::string& reference);
 
 // It is looked at, and refused, at once; read by the user's own rights, when the daemon asks for it. "-" is standard input.
-class ImageSource {
+class ImageUpload {
 public:
     // `tag`: of a layout, which image; empty: its only one.
-    ImageSource(const std::string& path, const std::string& format, const std::string& tag);
+    ImageUpload(const std::string& path, const std::string& format, const std::string& tag);
 
     const std::optional<Digest>& digest() const { return digest_; }  // of a layout's manifest, where it is known
     void connect(Streams& streams) { upload_.connect(streams); }

@@ -1,4 +1,4 @@
-#include "client/transfer/image_source.hpp"
+#include "client/transfer/image_upload.hpp"
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -11,6 +11,7 @@
 #include <set>
 
 #include "common/error.hpp"
+#include "common/image_ref.hpp"
 
 namespace pyro::client {
 
@@ -99,26 +100,13 @@ std::string HostImage::given_name() const {
 }
 
 std::optional<HostImage> host_image(const std::string& reference) {
-    for (const std::string_view kind : {"oci", "oci-archive", "docker-archive"}) {
-        if (!reference.starts_with(std::string(kind) + ":")) continue;
-        HostImage out;
-        out.format = kind;
-        out.path = reference.substr(kind.size() + 1);
-        // The longest beginning that is there is the path: names of images have colons and slashes too.
-        for (std::size_t colon = out.path.size(); colon != std::string::npos && colon > 0; colon = out.path.rfind(':', colon - 1)) {
-            const std::string path = out.path.substr(0, colon);
-            if (!is_there(path)) continue;
-            if (colon < out.path.size()) out.tag = out.path.substr(colon + 1);
-            out.path = path;
-            return out;
-        }
-        throw Error(ErrorCode::not_found, "there is no " + seed::printable(out.path.substr(0, out.path.rfind(':'))) + ", which " + seed::printable(reference) + " names",
-                    "write it as " + std::string(kind) + (kind == "oci" ? ":DIR[:TAG]" : ":FILE[:NAME]"));
-    }
-    return std::nullopt;
+    const auto is = [&](const char* form) { return reference.starts_with(form); };
+    if (!is("oci:") && !is("oci-archive:") && !is("docker-archive:")) return std::nullopt;
+    ImageSource source = ImageSource::parse(reference);
+    return HostImage{reference.substr(0, reference.find(':')), std::move(source.path), std::move(source.name)};
 }
 
-ImageSource::ImageSource(const std::string& path, const std::string& format, const std::string& tag)
+ImageUpload::ImageUpload(const std::string& path, const std::string& format, const std::string& tag)
     : path_(path), upload_([this](const seed::Sink& sink, std::stop_token stop) { produce(sink, stop); }) {
     if (path == "-") {
         if (::isatty(STDIN_FILENO)) throw Error(ErrorCode::invalid_argument, "standard input is a terminal", "pipe an archive into it, or name a file");
@@ -139,7 +127,7 @@ ImageSource::ImageSource(const std::string& path, const std::string& format, con
     }
 }
 
-void ImageSource::read_layout(const std::string& tag) {
+void ImageUpload::read_layout(const std::string& tag) {
     Reach reach(path_, tag);
     try {
         reach.from_index();
@@ -150,7 +138,7 @@ void ImageSource::read_layout(const std::string& tag) {
     blobs_.assign(reach.blobs.begin(), reach.blobs.end());
 }
 
-void ImageSource::produce(const seed::Sink& sink, std::stop_token stop) const {
+void ImageUpload::produce(const seed::Sink& sink, std::stop_token stop) const {
     std::string buffer(256u << 10, '\0');
     const auto each_piece = [&](int fd, const std::string& name, const auto& take) {
         for (;;) {
