@@ -72,11 +72,21 @@ TEST_CASE("options become fields") {
     CHECK(parsed({"demo"}).params == json::object());
     CHECK(parsed({"bench", "-n", "3", "--rows", "run,cold", "x"}).params == json{{"environment", "x"}, {"runs", 3}, {"rows", "run,cold"}});
     CHECK(parsed({"completion", "zsh"}).params["shell"] == "zsh");
+    CHECK(parsed({"env", "prune", "--older-than", "7d", "--dry-run"}).params == json{{"older_than_seconds", 604800}, {"dry_run", true}});
+    CHECK(parsed({"env", "prune", "--older-than", "90"}).params["older_than_seconds"] == 90);
+    const Invocation import = parsed({"env", "import", "base", "-", "--user", "1", "--entrypoint", "a", "--entrypoint", "b"});
+    CHECK(import.params == json{{"name", "base"}, {"user", "1"}, {"entrypoint", {"a", "b"}}});
+    CHECK(import.own == json{{"path", "-"}});
 }
 
 TEST_CASE("usage errors name the flag and the bound") {
     CHECK(refused({"run", "--mem-mib", "1", "x"}) == "--mem-mib: must be at least 128 and at most 262144");
     CHECK(refused({"run", "--mem-mib", "1e3", "x"}) == "--mem-mib: expected an integer, got \"1e3\"");
+    CHECK(refused({"env", "prune", "--older-than", "7y"}) == "--older-than: expected a time such as 12h or 7d, got \"7y\"");
+    CHECK(refused({"env", "prune", "--older-than", "d"}) == "--older-than: expected a time such as 12h or 7d, got \"d\"");
+    CHECK(refused({"env", "prune", "--older-than", "9223372036854775807w"}) == "--older-than: is out of range: 9223372036854775807w");
+    CHECK(refused({"env", "prune", "--older-than", "0s"}) == "--older-than: must be at least 1 and at most 315360000");
+    CHECK(refused({"run", "--mem-mib", "7d", "x"}) == "--mem-mib: expected an integer, got \"7d\"");
     CHECK(refused({"run", "--mem-mib", "", "x"}) == "--mem-mib: expected an integer, got \"\"");
     CHECK(refused({"run", "--mem-mib", "99999999999999999999", "x"}) == "--mem-mib: is out of range: 99999999999999999999");
     CHECK(refused({"run", "--timeout-seconds", "-1", "x"}) == "--timeout-seconds: must be at least 0 and at most 86400");

@@ -246,3 +246,58 @@ TEST_CASE("half downloads are bounded in age and size") {
     trim_downloads(state.path, now, 500, 220000);
     CHECK(names_in(state.path) == std::vector<std::string>{"fresh", "older"});
 }
+
+TEST_CASE("a name that a user gives is no reference, no catalog name, and keeps to its letters") {
+    CHECK(given_name("base") == "@base");
+    CHECK(given_name("@base:2") == "@base:2");
+    CHECK(given_name("debian:12") == "@debian:12");
+    for (const char* bad : {"", "@", "@@a", "A", "a/b", "a b", "-a", ".a", ":a", "a\n", "\xc3\xa4", "a@b"})
+        CHECK_THROWS_AS(given_name(bad), Error);
+    CHECK_NOTHROW(given_name(std::string(128, 'a')));
+    CHECK_THROWS_AS(given_name(std::string(129, 'a')), Error);
+    const ResolvedName given = resolve_name("@debian:12");
+    CHECK(given.given);
+    CHECK(given.entry == nullptr);
+    CHECK(given.origin().empty());
+    CHECK_FALSE(resolve_name("debian:12").given);
+    CHECK(resolve_name("debian:12").origin() == "docker.io/library/buildpack-deps");
+    CHECK_THROWS_AS(ImageRef::parse("@base"), Error);
+}
+
+TEST_CASE("a copy of a disk has its holes, and what is asked for while it is copied is heard") {
+    const TempDirectory temp;
+    const std::string from = temp.path + "/from", to = temp.path + "/to";
+    {
+        const UniqueFd file = open_file(from, O_WRONLY | O_CREAT);
+        REQUIRE(::pwrite(file.get(), "begin", 5, 0) == 5);
+        REQUIRE(::pwrite(file.get(), "middle", 6, 40 << 20) == 6);
+        REQUIRE(::ftruncate(file.get(), 80 << 20) == 0);
+    }
+    copy_sparse(from, to, {});
+    struct stat info {};
+    REQUIRE(::stat(to.c_str(), &info) == 0);
+    CHECK(info.st_size == 80 << 20);
+    CHECK(info.st_blocks * 512 < 1 << 20);
+    const UniqueFd a = open_file(from, O_RDONLY), b = open_file(to, O_RDONLY);
+    CHECK(sparse_digest(a.get()) == sparse_digest(b.get()));
+    CHECK_THROWS_AS(copy_sparse(from, to, {}), Error);  // never over what is there
+}
+
+TEST_CASE("what environments are made of is told by those that can be read") {
+    const TempDirectory temp;
+    EnvironmentManifest manifest = sample();
+    const std::string directory = temp.path + "/" + manifest.digest.hex();
+    own_directory(directory, ::geteuid());
+    put(directory + "/" + manifest_file, manifest.to_json());
+    const std::vector<std::string> blobs = blobs_of(temp.path, {manifest.digest, Digest::of("another")});
+    CHECK(blobs == std::vector<std::string>{Digest::of("layer").hex(), manifest.manifest_digest.hex(), manifest.config_digest.hex()});
+    put(directory + "/" + manifest_file, "{");
+    CHECK(blobs_of(temp.path, {manifest.digest}).empty());
+    CHECK(bytes_in(temp.path) > 0);
+}
+
+TEST_CASE("every source has a word, and comes back from it") {
+    for (const Source source : {Source::registry, Source::debian_archive, Source::imported, Source::committed})
+        CHECK(source_from(to_string(source)) == source);
+    CHECK_FALSE(source_from("elsewhere"));
+}

@@ -4,6 +4,7 @@
 #include "tests/support/catch.hpp"
 #include "tests/support/run_coro.hpp"
 
+#include <algorithm>
 #include <array>
 #include <csignal>
 #include <cstring>
@@ -220,6 +221,17 @@ TEST_CASE("public environments are seen by all, others by their owner") {
         co_await store.upsert_environment(own, own_name);
         REQUIRE(store.find_environment_by_reference(bob, "debian:12")->digest == "sha256:bobs");
         REQUIRE(store.find_environment_by_reference(alice, "debian:12")->digest == "sha256:public");
+
+        // A name that somebody gave is nobody else's, whatever it leads to.
+        ReferenceRow given = reference("@base", "sha256:public", 1000);
+        co_await store.upsert_reference(given);
+        REQUIRE(store.find_environment_by_reference(alice, "@base")->digest == "sha256:public");
+        REQUIRE_FALSE(store.find_environment_by_reference(bob, "@base"));
+        REQUIRE_FALSE(store.find_environment_by_reference(admin, "@base"));
+        const auto listed = [&](Viewer viewer) { return std::ranges::count(store.list_references(viewer), std::string("@base"), &ReferenceRow::name); };
+        REQUIRE(listed(alice) == 1);
+        REQUIRE(listed(bob) == 0);
+        REQUIRE(listed(admin) == 1);
 
         // Others cannot take it away; the owner's removal takes the names along.
         const std::string digest = "sha256:public";
