@@ -62,7 +62,7 @@ class Case(site_case.SiteCase):
 class Commits(Case):
     def test_a_running_workspace(self):
         ws = self.create()
-        self.inside(ws, "mkdir /opt/tool; echo installed > /opt/tool/x; chmod 4755 /opt/tool/x; chown nobody /opt/tool/x; echo gone > /opt/gone; sync; rm /opt/gone;"
+        self.inside(ws, "mkdir /opt/tool; echo installed > /opt/tool/x; chown nobody /opt/tool/x; chmod 4755 /opt/tool/x; echo gone > /opt/gone; sync; rm /opt/gone;"
                         "echo left > /tmp/left; mkdir -p /etc/ssh; echo k > /etc/ssh/ssh_host_ed25519_key; echo new > /workspace/new")
         writer = self.site.call("exec.start", workspace_id=ws, command=WRITER, detach=True)["exec_id"]
         machine_id = self.inside(ws, "cat /etc/machine-id")
@@ -220,25 +220,24 @@ class Users(Case):
         self.addCleanup(shutil.rmtree, folder, True)
         folder.chmod(0o755)
         layout = folder / "Layout"
-        image = subprocess.run(["skopeo", "--insecure-policy", "copy", "--quiet", "--src-tls-verify=false", f"docker://{self.registry()}/library/buildpack-deps:bookworm-scm", f"oci:{layout}:v1"])
-        self.assertEqual(image.returncode, 0)
+        with pyro_site.registry() as address:
+            subprocess.run(["skopeo", "--insecure-policy", "copy", "--quiet", "--src-tls-verify=false", f"docker://{address}/library/buildpack-deps:bookworm-scm",
+                            f"oci:{layout}:v1"], check=True)
+        # What all have already is known by its digest, and not sent.
+        known = self.site.json("env", "pull", f"oci:{layout}:v1")
+        self.assertEqual((known["downloaded_bytes"], known["environment"]["digest"]), (0, self.site.json("env", "inspect", "debian:12")["environment"]["digest"]))
+        subprocess.run(["umoci", "config", "--image", f"{layout}:v1", "--config.env", "OWN=1"], check=True)
         pulled = self.site.json("env", "pull", f"oci:{layout}:v1")
         self.assertGreater(pulled["downloaded_bytes"], 1 << 20)
         self.assertTrue(pulled["environment"]["name"].startswith("@oci.layout.v1."), pulled)
-        # By its digest it is known to be there: nothing is sent again.
-        again = self.site.json("env", "pull", f"oci:{layout}")
+        self.assertEqual(pulled["previous_digest"], known["environment"]["digest"])
+        again = self.site.json("env", "pull", f"oci:{layout}:v1")
         self.assertEqual((again["downloaded_bytes"], again["environment"]["digest"]), (0, pulled["environment"]["digest"]))
-        done = self.site.pyro("run", f"oci:{layout}:v1", "--", "git", "--version")
-        self.assertEqual((done.returncode, done.stdout[:11]), (0, b"git version"), done.stderr)
+        done = self.site.pyro("run", f"oci:{layout}:v1", "--", "sh", "-c", "git --version; echo $OWN")
+        self.assertEqual((done.returncode, done.stdout[:11], done.stdout[-2:]), (0, b"git version", b"1\n"), done.stderr)
         created = self.site.json("workspace", "create", f"oci:{layout}:v1")
         self.assertEqual(created["environment"], pulled["environment"]["name"])
         self.assertEqual(self.site.pyro("run", "oci:/nonexistent", "--", "true").returncode, 125)
-
-    def registry(self):
-        context = pyro_site.registry()
-        address = context.__enter__()
-        self.addCleanup(context.__exit__, None, None, None)
-        return address
 
 
 if __name__ == "__main__":
