@@ -43,9 +43,12 @@ complete -c pyro -n '__pyro_at' -a demo -d 'Prove the life cycle of a VM: create
 complete -c pyro -n '__pyro_at' -a bench -d 'Measure what VMs take on this host, beside other container runtimes that are installed.'
 complete -c pyro -n '__pyro_at' -a completion -d 'Print a completion script for a shell.'
 complete -c pyro -n '__pyro_at env' -a list -d 'List the environments of the catalog and of the cache.'
-complete -c pyro -n '__pyro_at env' -a pull -d 'Fetch an environment and build its root disk. An installed one is checked, a broken one repaired.'
+complete -c pyro -n '__pyro_at env' -a pull -d 'Fetch what a name means now and build its root disk. An installed one is checked, a broken one repaired.'
 complete -c pyro -n '__pyro_at env' -a inspect -d 'Show one environment: its configuration, layers and files.'
-complete -c pyro -n '__pyro_at env' -a prune -d 'Remove environments that no name and no VM uses, broken installs and leftovers of pulls.'
+complete -c pyro -n '__pyro_at env' -a prune -d 'Remove environments that no name, VM or workspace uses, broken installs and leftovers of pulls. What you imported or committed stays: see env remove.'
+complete -c pyro -n '__pyro_at env' -a remove -d 'Take a name from an environment; the last one takes its files along.'
+complete -c pyro -n '__pyro_at env' -a import -d 'Make an environment of a root file system\'s tar, an OCI layout or what docker save wrote. It is yours, and called @NAME.'
+complete -c pyro -n '__pyro_at env' -a commit -d 'Make an environment of a workspace\'s disk as it is: all but /workspace and what is one machine\'s own. It is yours, and called @NAME.'
 complete -c pyro -n '__pyro_at vm' -a create -d 'Create a VM from an environment without starting it. It lives until exec, delete or its TTL.'
 complete -c pyro -n '__pyro_at vm' -a start -d 'Start a created VM and wait until it takes commands.'
 complete -c pyro -n '__pyro_at vm' -a exec -d 'Run one command in a VM, starting it if needed; the VM is removed afterwards.'
@@ -92,12 +95,31 @@ complete -c pyro -n '__pyro_in doctor' -l environment -x -a '(pyro __complete en
 complete -c pyro -n '__pyro_in env pull' -l force -d 'Pull again even if it is installed and complete'
 complete -c pyro -n '__pyro_place 0 env pull' -a '(pyro __complete environment 2>/dev/null)'
 
+complete -c pyro -n '__pyro_in env inspect' -l packages -d 'List the packages too'
 complete -c pyro -n '__pyro_place 0 env inspect' -a '(pyro __complete environment 2>/dev/null)'
 
 complete -c pyro -n '__pyro_in prepare' -l force -d 'Make the memory images again even if they are there'
 complete -c pyro -n '__pyro_place 0 prepare' -a '(pyro __complete environment 2>/dev/null)'
 
-complete -c pyro -n '__pyro_in env prune' -l all -d 'Also remove installed environments that no VM uses'
+complete -c pyro -n '__pyro_in env prune' -l all -d 'Also remove environments with a name that can be pulled again'
+complete -c pyro -n '__pyro_in env prune' -l dry-run -d 'Remove nothing, say what would go'
+complete -c pyro -n '__pyro_in env prune' -l older-than -x -d 'Only what was not used for so long, for example 7d'
+
+complete -c pyro -n '__pyro_in env remove' -l force -d 'By digest: also one with several names'
+complete -c pyro -n '__pyro_place 0 env remove' -a '(pyro __complete environment 2>/dev/null)'
+
+complete -c pyro -n '__pyro_in env import' -l format -x -a 'rootfs oci-archive docker-archive' -d 'What it is; default: told from its content'
+complete -c pyro -n '__pyro_in env import' -l tag -x -d 'Which image, of several'
+complete -c pyro -n '__pyro_in env import' -l force -d 'Replace what has that name'
+complete -c pyro -n '__pyro_in env import' -s u -l user -x -d 'Root file system: user that commands run as'
+complete -c pyro -n '__pyro_in env import' -s w -l workdir -x -d 'Root file system: directory that commands start in'
+complete -c pyro -n '__pyro_in env import' -s e -l env -x -d 'Root file system: environment variable'
+complete -c pyro -n '__pyro_in env import' -l entrypoint -x -d 'Root file system: a word of its entry point'
+complete -c pyro -n '__pyro_in env import' -l cmd -x -d 'Root file system: a word of its default command'
+complete -c pyro -n '__pyro_place 1 env import' -F
+
+complete -c pyro -n '__pyro_in env commit' -l force -d 'Replace what has that name'
+complete -c pyro -n '__pyro_place 0 env commit' -a '(pyro __complete workspace 2>/dev/null)'
 
 complete -c pyro -n '__pyro_in run' -l vcpu-count -x -d 'Virtual CPUs'
 complete -c pyro -n '__pyro_in run' -l mem-mib -x -d 'Memory in MiB'

@@ -44,6 +44,7 @@ _pyro_env_pull() {
 
 _pyro_env_inspect() {
     _arguments -s -S \
+        --packages'[List the packages too]' \
         --json'[Print one JSON document]' \
         --socket='[Socket of the daemon]:PATH:_files' \
         '(-h --help)'{-h,--help}'[Show help]' \
@@ -61,10 +62,48 @@ _pyro_prepare() {
 
 _pyro_env_prune() {
     _arguments -s -S \
-        --all'[Also remove installed environments that no VM uses]' \
+        --all'[Also remove environments with a name that can be pulled again]' \
+        --dry-run'[Remove nothing, say what would go]' \
+        --older-than='[Only what was not used for so long, for example 7d]:DURATION: ' \
         --json'[Print one JSON document]' \
         --socket='[Socket of the daemon]:PATH:_files' \
         '(-h --help)'{-h,--help}'[Show help]'
+}
+
+_pyro_env_remove() {
+    _arguments -s -S \
+        --force'[By digest\: also one with several names]' \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]' \
+        '1:ENVIRONMENT:_pyro_environments'
+}
+
+_pyro_env_import() {
+    _arguments -s -S \
+        --format='[What it is; default\: told from its content]:FORMAT:(rootfs oci-archive docker-archive)' \
+        --tag='[Which image, of several]:TAG: ' \
+        --force'[Replace what has that name]' \
+        '(-u --user)'{-u+,--user=}'[Root file system\: user that commands run as]:USER: ' \
+        '(-w --workdir)'{-w+,--workdir=}'[Root file system\: directory that commands start in]:DIR: ' \
+        '*'{-e+,--env=}'[Root file system\: environment variable]:K=V: ' \
+        '*'--entrypoint='[Root file system\: a word of its entry point]:WORD: ' \
+        '*'--cmd='[Root file system\: a word of its default command]:WORD: ' \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]' \
+        '1:NAME: ' \
+        '2:FILE|DIR|-:_files'
+}
+
+_pyro_env_commit() {
+    _arguments -s -S \
+        --force'[Replace what has that name]' \
+        --json'[Print one JSON document]' \
+        --socket='[Socket of the daemon]:PATH:_files' \
+        '(-h --help)'{-h,--help}'[Show help]' \
+        '1:WORKSPACE:_pyro_workspaces' \
+        '2:NAME: '
 }
 
 _pyro_run() {
@@ -521,9 +560,12 @@ _pyro_env() {
     local curcontext="$curcontext" state line
     local -a commands=(
         'list:List the environments of the catalog and of the cache.'
-        'pull:Fetch an environment and build its root disk. An installed one is checked, a broken one repaired.'
+        'pull:Fetch what a name means now and build its root disk. An installed one is checked, a broken one repaired.'
         'inspect:Show one environment\: its configuration, layers and files.'
-        'prune:Remove environments that no name and no VM uses, broken installs and leftovers of pulls.'
+        'prune:Remove environments that no name, VM or workspace uses, broken installs and leftovers of pulls. What you imported or committed stays\: see env remove.'
+        'remove:Take a name from an environment; the last one takes its files along.'
+        'import:Make an environment of a root file system'\''s tar, an OCI layout or what docker save wrote. It is yours, and called @NAME.'
+        'commit:Make an environment of a workspace'\''s disk as it is\: all but /workspace and what is one machine'\''s own. It is yours, and called @NAME.'
     )
     _arguments -C \
         --json'[Print one JSON document]' \
@@ -539,6 +581,9 @@ _pyro_env() {
                 pull) _pyro_env_pull ;;
                 inspect) _pyro_env_inspect ;;
                 prune) _pyro_env_prune ;;
+                remove) _pyro_env_remove ;;
+                import) _pyro_env_import ;;
+                commit) _pyro_env_commit ;;
             esac
             ;;
     esac
