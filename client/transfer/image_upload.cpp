@@ -114,7 +114,11 @@ ImageUpload::ImageUpload(const std::string& path, const std::string& format, con
         if (!file_) throw Error::from_errno("read standard input");
         return;
     }
-    file_ = open_file(path, O_RDONLY | O_NOCTTY);
+    try {
+        file_ = open_file(path, O_RDONLY | O_NOCTTY);
+    } catch (Error& e) {
+        throw e.with_hint("name an archive or an OCI layout of yours, or - for standard input");
+    }
     struct stat info {};
     if (::fstat(file_.get(), &info) != 0) throw Error::from_errno("look at " + path);
     if (S_ISDIR(info.st_mode)) {
@@ -133,6 +137,8 @@ void ImageUpload::read_layout(const std::string& tag) {
         reach.from_index();
     } catch (const json::exception&) {
         no_layout(path_, "its documents are damaged");
+    } catch (const Error& e) {
+        no_layout(path_, e.message());
     }
     digest_ = reach.manifest;
     blobs_.assign(reach.blobs.begin(), reach.blobs.end());
