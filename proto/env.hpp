@@ -72,8 +72,8 @@ struct EnvListResult {
         return std::array{
             field<&EnvListResult::environments>("environments", "Catalog names, then other references in the cache and names you gave"),
             field<&EnvListResult::used_bytes>("used_bytes", "For administrators: disk space of all users' environments, layers included"),
-            field<&EnvListResult::budget_bytes>("budget_bytes", "What they may take; 0: as much as there is"),
-            field<&EnvListResult::usage>("usage", "Yours; an administrator's: everybody's")};
+            field<&EnvListResult::budget_bytes>("budget_bytes", "What they may take; 0: as much as there is", {.defaulted = true}),
+            field<&EnvListResult::usage>("usage", "Yours; an administrator's: everybody's", {.defaulted = true})};
     }
 };
 struct EnvList {
@@ -183,8 +183,8 @@ struct EnvInspectResult {
             field<&EnvInspectResult::command>("command", "The image's default command"),
             field<&EnvInspectResult::env>("env", "The image's environment variables"),
             field<&EnvInspectResult::layers>("layers", "Layers, lowest first"),
-            field<&EnvInspectResult::package_count>("package_count", "Packages that dpkg's or apk's database lists; 0 where there is none"),
-            field<&EnvInspectResult::packages>("packages", "These packages, where asked for")};
+            field<&EnvInspectResult::package_count>("package_count", "Packages that dpkg's or apk's database lists; 0 where there is none", {.defaulted = true}),
+            field<&EnvInspectResult::packages>("packages", "These packages, where asked for", {.defaulted = true})};
     }
 };
 struct EnvInspect {

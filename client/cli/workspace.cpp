@@ -116,7 +116,6 @@ int workspace_create_command(const Invocation& call) {
     const auto own = proto::from_wire<CreateOptions>(call.own);
     std::optional<HostSource> source;
     json params = call.params;
-    Connection daemon({call.globals.socket});
     Streams streams;
     const bool seeded = own.seed_path.has_value();
     if (seeded) {
@@ -125,6 +124,7 @@ int workspace_create_command(const Invocation& call) {
         if (const auto digest = source->digest()) params["seed_digest"] = digest->str();
         source->connect(streams);
     }
+    Connection daemon({call.globals.socket});
     import_named_image(daemon, call, params);
     const json result = call_daemon(daemon, call, params, seeded ? &streams : nullptr);
     const seed::Packed* taken = source ? &source->taken() : nullptr;

@@ -51,7 +51,7 @@ class Results(unittest.TestCase):
             self.assertEqual(json.loads(done.stdout)["vms"][0], VM)
             done = pyro(daemon, "env", "inspect", "debian:12")
             text = done.stdout.decode()
-            for part in ("environment:\n  name:", "workdir:", "command:     sh -c 'a b'\n", "env:\n  A=1\n", "DIGEST", "2.0 KiB"):
+            for part in ("environment:\n  name:", "workdir:", "command:       sh -c 'a b'\n", "env:\n  A=1\n", "DIGEST", "2.0 KiB"):
                 self.assertIn(part, text)
             self.assertEqual(json.loads(pyro(daemon, "--json", "env", "inspect", "x").stdout)["later"], 1)
 
@@ -525,7 +525,7 @@ class Completion(unittest.TestCase):
         with FakePyrod(env__list=lambda c: c.answer({"environments": [ENV, {**ENV, "name": "debian:12-base"}, {**ENV, "name": "$(rm)"}]}),
                        vm__list=lambda c: c.answer({"vms": [VM]})) as daemon:
             self.assertEqual(self.bash(daemon, "pyro e"), ["env"])
-            self.assertEqual(self.bash(daemon, "pyro env "), ["list", "pull", "inspect", "prune"])
+            self.assertEqual(self.bash(daemon, "pyro env "), ["list", "pull", "inspect", "prune", "remove", "import", "commit"])
             self.assertEqual(self.bash(daemon, "pyro run --mem"), ["--mem-mib"])
             self.offered(daemon, "pyro run --mem-mib 512 deb", ["debian:12", "debian:12-base"])
             self.offered(daemon, "pyro run debian:12-", ["12-base"])

@@ -161,6 +161,7 @@ TEST_CASE("a guest that breaks the protocol fails the channel, whatever way it d
         {"a malformed status", [](FakeGuest& g, std::uint32_t id) { return g.send(FrameType::exited, id, 0, "x"); }},
         {"a malformed start", [](FakeGuest& g, std::uint32_t id) { return g.send(FrameType::started, id, 0, ""); }},
         {"a malformed answer", [](FakeGuest& g, std::uint32_t) { return g.send(FrameType::ready, 0, 0, ""); }},
+        {"a freeze nobody asked for", [](FakeGuest& g, std::uint32_t) { return g.send(FrameType::frozen, 0, 1, wire::encode(wire::Failure{})); }},
         {"a host's frame", [](FakeGuest& g, std::uint32_t id) { return g.send(FrameType::kill, id, 0, ""); }},
         {"an unknown type", [](FakeGuest& g, std::uint32_t id) { return g.send(static_cast<FrameType>(200), id, 0, ""); }},
     };
@@ -181,6 +182,31 @@ TEST_CASE("a guest that breaks the protocol fails the channel, whatever way it d
                 thrown = e.code() == ErrorCode::guest_failed;
             }
             REQUIRE(thrown);
+        });
+    }
+}
+
+TEST_CASE("a frozen disk is told of, and one that cannot be frozen is an error") {
+    for (const bool works : {true, false}) {
+        INFO(works);
+        with_fake([&](Channel& channel, FakeGuest& guest) -> io::Task<void> {
+            co_await guest.greet();
+            co_await channel.hello(never);
+            const std::string answer = wire::encode(wire::Failure{works ? "" : "it is a tape"});
+            const io::Executor executor = co_await io::this_executor();
+            io::TaskGroup group(executor);
+            const std::function<io::Task<void>()> reply = [&]() -> io::Task<void> { co_await guest.send(FrameType::frozen, 0, 1, answer); };
+            group.spawn(reply);
+            std::string said;
+            try {
+                co_await channel.freeze(std::chrono::seconds(60), never);
+            } catch (const Error& e) {
+                said = e.message();
+            }
+            co_await group.join();
+            CHECK(said.empty() == works);
+            CHECK((works || said.find("it is a tape") != std::string::npos));
+            CHECK_FALSE(channel.failure());
         });
     }
 }
