@@ -14,7 +14,7 @@
 namespace pyro::image {
 namespace {
 
-constexpr std::size_t max_path = 64 << 10;
+constexpr std::size_t max_disk_path = 64 << 10;
 
 [[noreturn]] void disk_damaged(const std::string& what) {
     throw Error(ErrorCode::environment_invalid, "the file system cannot be read: " + what, "check it in the machine, or reset the workspace");
@@ -48,12 +48,12 @@ errcode_t pyro_disk_set_blksize(io_channel channel, int size) {
 }
 errcode_t pyro_disk_read64(io_channel channel, unsigned long long block, int count, void* data) {
     auto* source = static_cast<DiskSource*>(channel->private_data);
-    const auto block_size = static_cast<std::uint64_t>(channel->block_size);
-    const std::size_t size = count < 0 ? static_cast<std::size_t>(-static_cast<long>(count)) : static_cast<std::size_t>(count) * block_size;
-    if (block > (1ull << 52) / block_size)
+    const auto unit = static_cast<std::uint64_t>(channel->block_size);
+    const std::size_t size = count < 0 ? static_cast<std::size_t>(-static_cast<long>(count)) : static_cast<std::size_t>(count) * unit;
+    if (block > (1ull << 52) / unit)
         return EXT2_ET_SHORT_READ;
     try {
-        source->read(block * block_size, static_cast<char*>(data), size);
+        source->read(block * unit, static_cast<char*>(data), size);
         return 0;
     } catch (...) {
         source->failure = std::current_exception();
@@ -199,7 +199,7 @@ public:
             DiskEntry entry;
             entry.number = number;
             entry.path = level.path.empty() ? name : level.path + "/" + name;
-            if (entry.path.size() > max_path)
+            if (entry.path.size() > max_disk_path)
                 disk_damaged("its directories are too deep");
             entry.attributes = attributes(number, &entry.socket);
             if (!visit(entry) || entry.attributes.type != FileType::directory)

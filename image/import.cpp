@@ -25,7 +25,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr const char* spool_name = "stream";
+constexpr const char* import_spool = "stream";
 constexpr const char* blob_name = "blob.part";
 constexpr std::size_t max_import_document = 4u << 20, max_import_entries = 100'000;
 constexpr std::uint64_t max_unpacked_ratio = 200, ratio_begins = 256u << 20;
@@ -53,7 +53,7 @@ void accept_packing(archive* a) {
 
 // The stream as it is handed over: kept, counted and hashed.
 Digest spool(int stream, int directory, std::uint64_t limit, Events& events, std::uint64_t& bytes) {
-    const UniqueFd file(::openat(directory, spool_name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
+    const UniqueFd file(::openat(directory, import_spool, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
     if (!file)
         throw Error::from_errno("keep what is imported");
     Sha256 hash;
@@ -127,7 +127,7 @@ std::optional<std::string> lexical_path(std::string_view text) {
 
 // Every entry of the tar, until `visit` has seen enough and says false.
 void each_entry(int directory, const std::function<bool(const ImportEntry&)>& visit) {
-    const UniqueFd file(::openat(directory, spool_name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+    const UniqueFd file(::openat(directory, import_spool, O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
     if (!file)
         throw Error::from_errno("open what is imported");
     const ImportArchive tar(archive_read_new());
@@ -459,7 +459,7 @@ json import_saved(int directory, const std::string& tag, std::uint64_t limit, Ev
 
 // What the packed stream unpacks to.
 Digest unpacked_digest(int directory, std::uint64_t packed, std::uint64_t limit, Events& events) {
-    const UniqueFd file(::openat(directory, spool_name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+    const UniqueFd file(::openat(directory, import_spool, O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
     if (!file)
         throw Error::from_errno("open what is imported");
     const ImportArchive stream(archive_read_new());
@@ -486,7 +486,7 @@ json import_root(int directory, const Digest& stream, std::uint64_t bytes, std::
     each_entry(directory, [](const ImportEntry&) { return false; });  // it is a tar, or that is said now
     const std::string type = layer_media_type(head);
     const Digest plain = type.ends_with(".tar") ? stream : unpacked_digest(directory, bytes, limit, events);
-    if (::renameat(directory, spool_name, directory, stream.hex().c_str()) != 0)
+    if (::renameat(directory, import_spool, directory, stream.hex().c_str()) != 0)
         throw Error::from_errno("keep the root file system");
     const json layers = json::array({json{{"digest", stream.str()}, {"diff_id", plain.str()}, {"size", bytes}, {"media_type", type}}});
     return describe_image(directory, config, layers);
@@ -526,7 +526,7 @@ json import_image(const json& request, Events& events) {
     const Digest stream = spool(request.at("stream_fd").get<int>(), directory, limit, events, bytes);
     std::string head;
     {
-        const UniqueFd file(::openat(directory, spool_name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+        const UniqueFd file(::openat(directory, import_spool, O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
         if (!file)
             throw Error::from_errno("open what is imported");
         head = read_up_to(file.get(), 2048);
@@ -554,7 +554,7 @@ json import_image(const json& request, Events& events) {
             throw;
         throw Error(error.code(), error.message(), "the archive is damaged or no image: make it anew");
     }
-    ::unlinkat(directory, spool_name, 0);
+    ::unlinkat(directory, import_spool, 0);
     answer["format"] = format;
     return answer;
 }
