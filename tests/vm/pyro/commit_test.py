@@ -65,6 +65,7 @@ class Commits(Case):
         self.inside(ws, "mkdir /opt/tool; echo installed > /opt/tool/x; chown nobody /opt/tool/x; chmod 4755 /opt/tool/x; echo gone > /opt/gone; sync; rm /opt/gone;"
                         "echo left > /tmp/left; mkdir -p /etc/ssh; echo k > /etc/ssh/ssh_host_ed25519_key; echo new > /workspace/new")
         writer = self.site.call("exec.start", workspace_id=ws, command=WRITER, detach=True)["exec_id"]
+        self.site.until(lambda: self.inside(ws, "cat /root/count 2>/dev/null; true"), "it has counted")
         machine_id = self.inside(ws, "cat /etc/machine-id")
         made = self.site.json("env", "commit", ws, "tool")
         self.assertEqual((made["changed"], made["environment"]["name"], made["environment"]["source"]), (True, "@tool", "commit"))
