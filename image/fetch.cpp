@@ -132,7 +132,6 @@ public:
             throw Error(ErrorCode::quota_exceeded, "the image has " + std::to_string(total) + " bytes of layers, the limit is " + std::to_string(max_bytes_),
                         "use a smaller image, or raise the limit in pyrod.toml");
 
-        check_room(wanted);
         const std::string config_body = document("/blobs/" + manifest.config.digest.str(), manifest.config);
         const ImageConfig config = parse_config(config_body, manifest.layers.size());
 
@@ -140,6 +139,7 @@ public:
         for (const Descriptor& layer : layers_once)
             if (!have_.contains(layer.digest.hex()) && !complete(layer))
                 wanted.push_back(layer);
+        check_room(wanted);
         download_all(wanted, total, events);
         keep(digest, body);
         keep(manifest.config.digest, config_body);

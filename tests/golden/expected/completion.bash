@@ -3,7 +3,7 @@
 _pyro_commands() {
     case $1 in
         '') echo 'env vm workspace host doctor prepare run demo bench completion' ;;
-        'env') echo 'list pull inspect prune' ;;
+        'env') echo 'list pull inspect prune remove import commit' ;;
         'vm') echo 'create start exec stop delete status network-info list reap-expired' ;;
         'workspace') echo 'file patch sync create list status summary update start stop exec ps attach kill logs diff export reset delete reap-expired' ;;
         'workspace file') echo 'list read write' ;;
@@ -18,9 +18,12 @@ _pyro_flags() {
         'doctor') echo '--environment --json --socket --help' ;;
         'env list') echo '--json --socket --help' ;;
         'env pull') echo '--force --json --socket --help' ;;
-        'env inspect') echo '--json --socket --help' ;;
+        'env inspect') echo '--packages --json --socket --help' ;;
         'prepare') echo '--force --json --socket --help' ;;
-        'env prune') echo '--all --json --socket --help' ;;
+        'env prune') echo '--all --dry-run --older-than --json --socket --help' ;;
+        'env remove') echo '--force --json --socket --help' ;;
+        'env import') echo '--format --tag --force --user --workdir --env --entrypoint --cmd --json --socket --help' ;;
+        'env commit') echo '--force --json --socket --help' ;;
         'run') echo '--vcpu-count --mem-mib --disk-gib --ttl-seconds --network --allow-host-compat --timeout-seconds --interactive --tty --env --workdir --user --start --json --socket --help' ;;
         'vm create') echo '--vcpu-count --mem-mib --disk-gib --ttl-seconds --network --allow-host-compat --id-only --json --socket --help' ;;
         'vm start') echo '--json --socket --help' ;;
@@ -70,6 +73,14 @@ _pyro_value() {
     case "$1 $2" in
         *' --socket') echo file ;;
         'doctor --environment') echo environment ;;
+        'env prune --older-than') echo none ;;
+        'env import --format') echo '=rootfs oci-archive docker-archive' ;;
+        'env import --tag') echo none ;;
+        'env import --user'|'env import -u') echo none ;;
+        'env import --workdir'|'env import -w') echo none ;;
+        'env import --env'|'env import -e') echo none ;;
+        'env import --entrypoint') echo none ;;
+        'env import --cmd') echo none ;;
         'run --vcpu-count') echo none ;;
         'run --mem-mib') echo none ;;
         'run --disk-gib') echo none ;;
@@ -171,6 +182,11 @@ _pyro_place() {
         'env pull 0') echo environment ;;
         'env inspect 0') echo environment ;;
         'prepare 0') echo environment ;;
+        'env remove 0') echo environment ;;
+        'env import 0') echo none ;;
+        'env import 1') echo file ;;
+        'env commit 0') echo workspace ;;
+        'env commit 1') echo none ;;
         'run 0') echo environment ;;
         'run '*) echo file ;;
         'vm create 0') echo environment ;;
