@@ -4,7 +4,11 @@
 #include "common/unique_fd.hpp"
 
 #include <algorithm>
+#include <array>
 #include <functional>
+#include <iterator>
+#include <set>
+#include <sstream>
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -85,6 +89,19 @@ private:
     const std::string& file_;
 };
 
+void flatten(const toml::table& table, const std::string& prefix, std::map<std::string, std::string>& into) {
+    for (const auto& [key, node] : table) {
+        const std::string path = prefix + std::string(key.str());
+        if (const toml::table* inner = node.as_table()) {
+            flatten(*inner, path + ".", into);
+            continue;
+        }
+        std::ostringstream text;
+        node.visit([&](const auto& value) { text << value; });
+        into[path] = text.str();
+    }
+}
+
 }  // namespace
 
 Config load_config(const std::string& file) {
@@ -103,6 +120,7 @@ Config load_config(const std::string& file) {
         throw Error(ErrorCode::invalid_argument, file + ": line " + std::to_string(e.source().begin.line) + ": " + std::string(e.description()),
                     "correct the configuration and start pyrod again");
     }
+    flatten(root, "", config.said);
     Section top(root, "", file);
     top.read("state_dir", config.state_dir);
     top.read("run_dir", config.run_dir);
@@ -178,6 +196,21 @@ Config load_config(const std::string& file) {
     for (const auto& [key, path] : paths)
         if (!path->starts_with('/')) top.refuse(key, "must be an absolute path");
     return config;
+}
+
+std::vector<std::string> changed_keys(const Config& before, const Config& after) {
+    std::set<std::pair<std::string, std::string>> either;
+    std::ranges::set_symmetric_difference(before.said, after.said, std::inserter(either, either.end()));
+    std::set<std::string> keys;
+    for (const auto& [key, value] : either) keys.insert(key);
+    return {keys.begin(), keys.end()};
+}
+
+bool applies_at_once(const std::string& key) {
+    static const std::set<std::string> keys{"limits.vms", "limits.vms_per_user", "limits.workspaces_per_user", "limits.mem_mib",
+                                            "limits.mem_mib_per_user", "host_compat.allow"};
+    const bool of_a_table = std::ranges::any_of(std::array{"mirror.", "registry.", "spares."}, [&](const char* prefix) { return key.starts_with(prefix); });
+    return of_a_table || keys.contains(key);
 }
 
 }  // namespace pyro

@@ -81,9 +81,15 @@ struct Config {
     struct HostCompat {
         bool allow = true;  // --allow-host-compat may be used
     } host_compat;
+
+    std::map<std::string, std::string> said;  // what the file says, by key
 };
 
 // Throws Error(invalid_argument) with the file, the place and what is allowed there.
 Config load_config(const std::string& path);
+
+// The keys of which the two files say different things; whether such a change takes effect while the daemon runs.
+std::vector<std::string> changed_keys(const Config& before, const Config& after);
+bool applies_at_once(const std::string& key);
 
 }  // namespace pyro

@@ -1,12 +1,12 @@
 #include "daemon/prepare_host.hpp"
 
 #include "common/error.hpp"
+#include "common/log.hpp"
 #include "daemon/env/files.hpp"
 #include "daemon/io/stream.hpp"
 
 #include <cerrno>
 #include <chrono>
-#include <cstdio>
 #include <cstring>
 #include <filesystem>
 
@@ -111,7 +111,7 @@ void remove_old_sandboxes(const std::string& directory) {
         try {
             env::remove_tree(directory + "/" + name, until);
         } catch (const Error& e) {
-            std::fprintf(stderr, "pyrod: the tree of an old sandbox stays: %s\n", e.message().c_str());
+            log::say(log::Level::warning, "the tree of an old sandbox stays: " + e.message());
         }
     }
 }
@@ -122,8 +122,7 @@ UniqueFd listen_for_clients(const Config& config) {
         throw Error(ErrorCode::failed_precondition, "another program serves " + config.socket, "stop it first, or name another socket in the configuration");
     UniqueFd listening = io::listen_unix(config.socket, 0600);
     const group* members = ::getgrnam(config.socket_group.c_str());
-    if (!members) std::fprintf(stderr, "pyrod: there is no group %s: only root may connect; make it with: groupadd --system %s\n",
-                               config.socket_group.c_str(), config.socket_group.c_str());
+    if (!members) log::say(log::Level::warning, "there is no group " + config.socket_group + ": only root may connect; make it with: groupadd --system " + config.socket_group);
     if (::lchown(config.socket.c_str(), 0, members ? members->gr_gid : 0) != 0) throw Error::from_errno("set the owner of " + config.socket);
     if (::chmod(config.socket.c_str(), 0660) != 0) throw Error::from_errno("set the mode of " + config.socket);
     return listening;

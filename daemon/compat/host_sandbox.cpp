@@ -57,6 +57,7 @@ io::Task<std::shared_ptr<HostSandbox>> HostSandbox::start(supervise::Supervisor&
     command.path = plan.bubblewrap;
     command.argv = bubblewrap_arguments(plan);
     command.as = plan.peer;
+    command.fresh_proc = true;  // it mounts one of its own
     command.dies_with_daemon = true;
     command.controlling_terminal = plan.command.tty;
     command.limits.push_back(supervise::ResourceLimit{RLIMIT_CORE, 0});

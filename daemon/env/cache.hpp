@@ -134,6 +134,11 @@ public:
     io::Task<PruneOutcome> prune(PruneOptions options, state::Viewer viewer, std::stop_token stop);
     io::Task<DiskUsage> usage(state::Viewer viewer);
 
+    // For pulls that start from now on.
+    void set_registries(std::map<std::string, std::string> mirrors, std::map<std::string, RegistrySettings> registries) {
+        options_.mirrors = std::move(mirrors);
+        options_.registries = std::move(registries);
+    }
     std::size_t running_jobs() const noexcept { return pulls_.running(); }
 
 private:

@@ -94,6 +94,7 @@ io::Task<json> run_worker(supervise::Supervisor& supervisor, WorkerJob job, json
     command.path = job.program;
     command.argv = {"pyro-image", job.subcommand};
     command.env = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8"};
+    command.fresh_proc = !job.as;  // the bootstrap, in whose user namespace one is mounted
     command.as = std::move(job.as);
     command.dies_with_daemon = true;
     command.unshare_flags = job.network ? 0 : CLONE_NEWNET;

@@ -41,8 +41,8 @@ std::vector<std::string> nearest_names(std::string_view name, const std::vector<
     return found;
 }
 
-void Router::add(std::string_view name, proto::Trust who, Handler handler) {
-    const bool added = methods_.emplace(std::string(name), Entry{who, std::move(handler)}).second;
+void Router::add(std::string_view name, proto::Traits traits, Handler handler) {
+    const bool added = methods_.emplace(std::string(name), Entry{traits, std::move(handler)}).second;
     PYRO_CHECK(added);
 }
 
@@ -57,9 +57,14 @@ io::Task<nlohmann::json> Router::dispatch(const std::string& method, const nlohm
         const std::string shown = method.size() <= longest_name ? method : method.substr(0, longest_name) + "...";
         throw proto::MessageError(proto::method_not_found, Error(ErrorCode::not_found, "no method " + shown, hint), call.id());
     }
-    if (found->second.who == proto::Trust::admin && call.peer().trust != proto::Trust::admin)
+    if (found->second.traits.who == proto::Trust::admin && call.peer().trust != proto::Trust::admin)
         throw Error(ErrorCode::failed_precondition, method + " is for administrators", "call it as root");
     return found->second.handler(params, call);
+}
+
+bool Router::only_reads(const std::string& method) const {
+    const auto found = methods_.find(method);
+    return found == methods_.end() || found->second.traits.read_only;
 }
 
 }  // namespace pyro::rpc

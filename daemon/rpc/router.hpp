@@ -24,7 +24,7 @@ public:
     template <class Service, class... M>
     void bind(Service& service, proto::Methods<M...>) {
         static_assert((Serves<M, Service> && ...), "a method in proto/api.hpp has no handler");
-        (add(M::name, M::traits.who,
+        (add(M::name, M::traits,
              [&service](const nlohmann::json& params, Call& call) {
                  return serve<M>(service, proto::from_wire<typename M::Params>(params), call);
              }), ...);
@@ -32,15 +32,16 @@ public:
 
     // Checks who may call, decodes, serves. Throws what the handler throws; MessageError(method_not_found).
     io::Task<nlohmann::json> dispatch(const std::string& method, const nlohmann::json& params, Call& call) const;
+    bool only_reads(const std::string& method) const;  // so does one that there is not
 
 private:
     // Decodes at once, so that the request's JSON need not outlive the call of it.
     using Handler = std::function<io::Task<nlohmann::json>(const nlohmann::json& params, Call& call)>;
     struct Entry {
-        proto::Trust who;
+        proto::Traits traits;
         Handler handler;
     };
-    void add(std::string_view name, proto::Trust who, Handler handler);
+    void add(std::string_view name, proto::Traits traits, Handler handler);
 
     template <class M, class Service>
     static io::Task<nlohmann::json> serve(Service& service, typename M::Params params, Call& call) {

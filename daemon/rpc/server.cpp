@@ -1,8 +1,7 @@
 #include "daemon/rpc/server.hpp"
 
+#include "common/log.hpp"
 #include "proto/attach.hpp"
-
-#include <cstdio>
 
 #include <sys/socket.h>
 
@@ -15,18 +14,8 @@ void dismiss(const io::Stream& connection, const Error& error) {
     [[maybe_unused]] const ssize_t best_effort = ::send(connection.native_handle(), line.data(), line.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
-// One short line: what a peer, a guest or a registry said may be in it, and a terminal or a log reader obeys some bytes.
-std::string loggable(const std::string& line) {
-    std::string out = line.substr(0, 4096);
-    for (char& c : out)
-        if (static_cast<unsigned char>(c) < 0x20 || static_cast<unsigned char>(c) > 0x7e) c = '?';
-    return out;
-}
-
 ServerOptions completed(ServerOptions options) {
     options.discovery = nlohmann::ordered_json::parse(options.discovery).dump();  // one line
-    if (!options.log) options.log = [](const std::string& line) { std::fprintf(stderr, "pyrod: %s\n", line.c_str()); };
-    options.log = [to = std::move(options.log)](const std::string& line) { to(loggable(line)); };
     return options;
 }
 
@@ -64,7 +53,7 @@ struct Server::Place {
 
 Server::Server(io::Executor executor, UniqueFd listening, const Router& router, ServerOptions options)
     : executor_(executor), options_(completed(std::move(options))), tickets_(executor),
-      context_{executor, router, tickets_, options_.limits, options_.discovery, options_.log},
+      context_{executor, router, tickets_, options_.limits, options_.discovery},
       listener_(executor, std::move(listening)), place_freed_(executor), tasks_(executor) {}
 
 Server::~Server() = default;
@@ -90,7 +79,7 @@ io::Task<void> Server::accept_loop() {
         }
         if (!failure) continue;
         // Out of descriptors, most likely: the next attempt when one of ours is given back, or others gave back theirs.
-        options_.log(failure->message());
+        log::say(log::Level::warning, failure->message());
         place_freed_.reset();
         const io::Deadline pause(executor_, std::chrono::seconds(1), stop);
         try {

@@ -5,7 +5,6 @@
 #include "daemon/rpc/router.hpp"
 #include "daemon/rpc/session.hpp"
 
-#include <functional>
 #include <map>
 #include <string>
 
@@ -13,8 +12,7 @@ namespace pyro::rpc {
 
 struct ServerOptions {
     Limits limits;
-    std::string discovery = "{}";                 // what rpc.discover answers, a JSON document
-    std::function<void(const std::string&)> log;  // one line for the administrator; default: standard error
+    std::string discovery = "{}";  // what rpc.discover answers, a JSON document
 };
 
 // Serves one listening socket. start(), then stop() and join() before it goes; the router and its services outlive it.

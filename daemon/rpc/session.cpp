@@ -1,5 +1,6 @@
 #include "daemon/rpc/session.hpp"
 
+#include "common/log.hpp"
 #include "proto/errors.hpp"
 #include "proto/rpc.hpp"
 
@@ -21,6 +22,15 @@ std::array<int, 3> parse_version(std::string_view text) {
         ++at;
     }
     return version;
+}
+
+// What a request is about, or an answer to one that made something.
+std::string object_of(const nlohmann::json& fields) {
+    for (const char* name : {"exec_id", "workspace_id", "vm_id", "environment"}) {
+        const auto found = fields.find(name);
+        if (found != fields.end() && found->is_string()) return found->get<std::string>().substr(0, 256);
+    }
+    return "";
 }
 
 }  // namespace
@@ -200,28 +210,44 @@ void Session::cancel(const nlohmann::json& params) {
 
 // The one place where what a handler throws becomes an answer.
 io::Task<void> Session::serve(std::shared_ptr<Call> call, proto::Request request, std::size_t bytes) {
-    std::string answer;
+    std::string answer, object = object_of(request.params), failure;
+    std::string_view outcome = to_string(ErrorCode::internal);
     try {
         io::Task<nlohmann::json> dispatched = context_.router.dispatch(request.method, request.params, *call);
         request.params = nlohmann::json();
         const nlohmann::json result = co_await std::move(dispatched);
+        if (object.empty()) object = object_of(result);
         answer = proto::encode_result(call->id(), result);
+        outcome = "done";
     } catch (const Cancelled&) {
-        answer = proto::encode_error(call->id(), server_stopping_ ? Error(ErrorCode::unavailable, "the daemon is stopping", "try again when it is back")
-                                                                  : Error(ErrorCode::cancelled, request.method + " was cancelled"));
+        const Error ended = server_stopping_ ? Error(ErrorCode::unavailable, "the daemon is stopping", "try again when it is back")
+                                             : Error(ErrorCode::cancelled, request.method + " was cancelled");
+        outcome = to_string(ended.code());
+        answer = proto::encode_error(call->id(), ended);
     } catch (const proto::MessageError& e) {
+        outcome = to_string(e.code());
         answer = proto::encode_error(call->id(), e, e.number());
     } catch (const Error& e) {
-        if (e.code() == ErrorCode::internal) context_.log(request.method + " for uid " + std::to_string(peer_->uid) + ": " + e.message());
+        if (e.code() == ErrorCode::internal) failure = e.message();
+        outcome = to_string(e.code());
         answer = proto::encode_error(call->id(), explain(e));
     } catch (const std::exception& e) {
-        context_.log(request.method + " for uid " + std::to_string(peer_->uid) + ": " + e.what());
+        failure = e.what();
         answer = proto::encode_error(call->id(), Error(ErrorCode::internal, "the daemon failed in " + request.method, "its log says more"));
     }
+    if (!failure.empty() || !context_.router.only_reads(request.method)) record(request.method, object, std::string(outcome), failure);
     call->end();
     share_->request_bytes -= bytes;
     co_await deliver(std::move(answer));
     calls_.erase(call->id());
+}
+
+// A failure of the daemon's own is an error in every log; what users did is information, for a journal.
+void Session::record(const std::string& method, const std::string& object, const std::string& outcome, const std::string& failure) const {
+    const std::string user = std::to_string(peer_->uid);
+    const std::string line = method + (object.empty() ? "" : " " + object) + " for uid " + user + ": " + (failure.empty() ? outcome : failure);
+    log::say(failure.empty() ? log::Level::info : log::Level::error, line,
+             {{"PYRO_METHOD", method}, {"PYRO_OBJECT", object}, {"PYRO_USER", user}, {"PYRO_PID", std::to_string(peer_->pid)}, {"PYRO_OUTCOME", outcome}});
 }
 
 // An unknown field between different versions is a question of versions.

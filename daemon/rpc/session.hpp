@@ -5,7 +5,6 @@
 #include "daemon/rpc/router.hpp"
 #include "daemon/rpc/send_queue.hpp"
 
-#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -18,8 +17,7 @@ struct SessionContext {
     const Router& router;
     Tickets& tickets;
     const Limits& limits;
-    const std::string& discovery;                        // the OpenRPC document, as JSON without newlines
-    const std::function<void(const std::string&)>& log;  // one line, for the administrator
+    const std::string& discovery;  // the OpenRPC document, as JSON without newlines
 };
 
 // Owns the connection and the calls made over it. One coroutine reads and starts calls, each call is a coroutine, one
@@ -40,6 +38,7 @@ private:
     io::Task<void> handle_line(std::string line);
     io::Task<void> handle_request(proto::Request request, std::size_t bytes);
     io::Task<void> serve(std::shared_ptr<Call> call, proto::Request request, std::size_t bytes);
+    void record(const std::string& method, const std::string& object, const std::string& outcome, const std::string& failure) const;
     void check_room(std::size_t bytes) const;
     std::string hello(const proto::Request& request);
     void cancel(const nlohmann::json& params);

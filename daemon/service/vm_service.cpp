@@ -1,12 +1,12 @@
 #include "daemon/service/vm_service.hpp"
 
+#include "common/log.hpp"
 #include "daemon/env/files.hpp"
 #include "daemon/service/env_service.hpp"
 #include "daemon/service/template_source.hpp"
 #include "daemon/service/viewer.hpp"
 #include "daemon/vm/process_memory.hpp"
 
-#include <cstdio>
 #include <functional>
 
 #include <sys/stat.h>
@@ -232,7 +232,7 @@ io::Task<StreamOutcome> VmService::run_on_host(rpc::Call& call, std::shared_ptr<
         try {
             env::remove_tree(directory, std::chrono::steady_clock::now() + removal_patience);
         } catch (const Error& e) {
-            std::fprintf(stderr, "pyrod: a sandbox's tree stays: %s\n", e.message().c_str());
+            log::say(log::Level::warning, "a sandbox's tree stays: " + e.message());
         }
     };
     co_await io::offload(removals_, remove_tree);

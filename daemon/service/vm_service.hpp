@@ -36,6 +36,8 @@ public:
     io::Task<proto::VmListResult> serve(proto::VmList, proto::VmListParams, rpc::Call&);
     io::Task<proto::VmReapExpiredResult> serve(proto::VmReapExpired, proto::VmReapExpiredParams, rpc::Call&);
 
+    void allow_host_compat(bool allow) noexcept { host_compat_.allow = allow; }
+
 private:
     // Runs the command in the machine, starting it if needed, and removes the machine whatever happens.
     io::Task<proto::ExecResult> run_and_remove(rpc::Call& call, std::shared_ptr<vm::Machine> machine,

@@ -50,6 +50,9 @@ bool has_word(const std::string& text, std::string_view word) {
     return false;
 }
 
+// A v1 hierarchy without a controller, by which systemd knows whose a process is where it does not use v2 for that.
+constexpr std::string_view managers = "name=systemd";
+
 // Mount points of the cgroup file systems: v2 under the empty name, v1 under each controller.
 std::vector<std::pair<std::string, std::string>> mounted_hierarchies() {
     std::vector<std::pair<std::string, std::string>> out;
@@ -61,7 +64,7 @@ std::vector<std::pair<std::string, std::string>> mounted_hierarchies() {
         if (type == "cgroup2") out.emplace_back("", target);
         if (type != "cgroup") continue;
         for (const std::string& option : split(options, ','))
-            if (option == "memory" || option == "pids" || option == "cpu" || option == "blkio" || option == "freezer") out.emplace_back(option, target);
+            if (option == "memory" || option == "pids" || option == "cpu" || option == "blkio" || option == "freezer" || option == managers) out.emplace_back(option, target);
     }
     return out;
 }
@@ -98,6 +101,14 @@ void limit_io(const std::string& directory, bool v2, const Scope& scope) {
     for (const char* file : {"/blkio.throttle.read_bps_device", "/blkio.throttle.write_bps_device"}) try_write_control(directory + file, device + " " + rate);
 }
 
+// On v2 only a cgroup without processes of its own hands controllers on: what keeps a delegated one alive moves into a leaf.
+void move_processes_down(const std::string& delegated) {
+    const std::string keeper = delegated + "/keeper";
+    if (!make_directory(keeper)) return;
+    std::istringstream in(read_file(delegated + "/cgroup.procs", 1 << 20));
+    for (std::string pid; in >> pid;) try_write_control(keeper + "/cgroup.procs", pid);
+}
+
 // The number behind a key of a flat file; 0 where there is none.
 std::uint64_t value_in(const std::string& path, std::string_view key) {
     const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
@@ -111,13 +122,17 @@ std::uint64_t value_in(const std::string& path, std::string_view key) {
 
 }  // namespace
 
-CgroupTree::CgroupTree(const std::string& instance) {
+CgroupTree::CgroupTree(const std::string& instance, const std::string& delegated) {
     for (const auto& [controller, mount] : mounted_hierarchies()) {
-        const std::string own = own_cgroup(controller);
-        if (own.empty()) continue;
+        if (controller == managers && delegated.empty()) continue;
+        const std::string above = delegated.empty() ? own_cgroup(controller) : delegated;
+        if (above.empty()) continue;
         Hierarchy h;
-        h.base = mount + (own == "/" ? "" : own) + "/pyro-" + instance;
+        h.base = mount + (above == "/" ? "" : above) + "/pyro-" + instance;
         h.v2 = controller.empty();
+        // Where the service manager has not made it there is nothing for us: freezer, say.
+        if (!delegated.empty() && !fs::exists(mount + delegated)) continue;
+        if (h.v2 && !delegated.empty()) move_processes_down(mount + delegated);
         if (!make_directory(h.base) || ::access((h.base + "/cgroup.procs").c_str(), W_OK) != 0) continue;
         if (h.v2) {
             for (const char* wanted : {"memory", "pids", "cpu", "io"}) {
@@ -146,6 +161,8 @@ CgroupTree::CgroupTree(const std::string& instance) {
     }
     // The most capable killer first.
     std::ranges::stable_sort(hierarchies_, [](const Hierarchy& a, const Hierarchy& b) { return a.v2 > b.v2; });
+    if (hierarchies_.empty() && !delegated.empty())
+        throw Error(ErrorCode::failed_precondition, "there is no cgroup " + delegated, "systemctl start pyro-machines, or start pyrod without --cgroup");
     if (hierarchies_.empty()) capabilities_.how = "no cgroup directory is writable: process groups only";
 }
 

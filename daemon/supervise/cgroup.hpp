@@ -12,10 +12,11 @@ struct ScopeEntrance {
     std::vector<UniqueFd> tasks;   // of v1: it writes 0 to each
 };
 
-// Below the cgroup of this process: .../pyro-INSTANCE/SCOPE, on cgroup v2 and on the v1 controllers memory, pids, cpu, blkio, freezer.
+// Below the cgroup of this process or one that was delegated to it: .../pyro-INSTANCE/SCOPE, on cgroup v2 and on the v1
+// controllers memory, pids, cpu, blkio, freezer.
 class CgroupTree {
 public:
-    explicit CgroupTree(const std::string& instance);
+    CgroupTree(const std::string& instance, const std::string& delegated);
     ~CgroupTree();  // removes the instance's directories where no scope is left
     CgroupTree(const CgroupTree&) = delete;
     CgroupTree& operator=(const CgroupTree&) = delete;

@@ -42,6 +42,8 @@ struct Command {
     int unshare_flags = 0;          // CLONE_NEWNET | CLONE_NEWIPC | ...: namespaces of its own; the first process of CLONE_NEWPID
                                     // takes all others of it with it
     std::shared_ptr<const Jail> jail;  // with CLONE_NEWPID: the whole file tree it sees, and a /proc of its own; path and cwd are in there
+    bool fresh_proc = false;        // a /proc of this pid namespace over which nothing is mounted, where we may mount one: without it,
+                                    // nobody may mount one in a user namespace
     bool controlling_terminal = false;  // descriptor 0 is a terminal, to be that of its session
     bool dies_with_daemon = false;  // killed by the kernel when the daemon goes, however it goes
 };

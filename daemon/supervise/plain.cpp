@@ -129,7 +129,7 @@ private:
 
 class PlainSupervisor final : public Supervisor {
 public:
-    explicit PlainSupervisor(const std::string& instance) : cgroups_(std::make_shared<CgroupTree>(instance)) {}
+    PlainSupervisor(const std::string& instance, const std::string& delegated) : cgroups_(std::make_shared<CgroupTree>(instance, delegated)) {}
 
     const Capabilities& capabilities() const noexcept override { return cgroups_->capabilities(); }
 
@@ -221,8 +221,8 @@ private:
 
 }  // namespace
 
-std::unique_ptr<Supervisor> make_plain_supervisor(std::string instance) {
-    return std::make_unique<PlainSupervisor>(instance);
+std::unique_ptr<Supervisor> make_plain_supervisor(std::string instance, const std::string& delegated) {
+    return std::make_unique<PlainSupervisor>(instance, delegated);
 }
 
 }  // namespace pyro::supervise

@@ -128,6 +128,12 @@ void enter_jail_of(int mount_namespace, int outcome_fd) noexcept {
         give_up(outcome_fd, enter_jail);
 }
 
+// Best effort: who needs it says so himself, and where nothing covers /proc all is well without.
+void mount_fresh_proc() noexcept {
+    if (::unshare(CLONE_NEWNS) != 0 || ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) return;
+    ::mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr);
+}
+
 [[noreturn]] void child(Prepared p) noexcept {
     for (std::size_t i = 0; i < p.entry_count; ++i)
         if (::write(p.entries[i], "0", 1) != 1) give_up(p.outcome_fd, enter_scope);
@@ -140,6 +146,7 @@ void enter_jail_of(int mount_namespace, int outcome_fd) noexcept {
     if (n != 1) ::_exit(127);  // the daemon went, or thought better of it
     if (const int flags = p.command->unshare_flags & ~CLONE_NEWPID; flags != 0 && ::unshare(flags) != 0) give_up(p.outcome_fd, namespaces);
     if (p.jail_fd >= 0) enter_jail_of(p.jail_fd, p.outcome_fd);
+    if (p.command->fresh_proc) mount_fresh_proc();
     // The daemon's own is as high as it gets; what select() can count is what programs expect.
     rlimit files{};
     if (::getrlimit(RLIMIT_NOFILE, &files) != 0) give_up(p.outcome_fd, limits);

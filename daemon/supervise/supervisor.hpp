@@ -76,9 +76,10 @@ public:
     virtual std::vector<std::string> scopes() const = 0;
 };
 
-// Without systemd: a session per scope, and cgroup directories where they are writable. `instance` tells this daemon's
-// scopes from another's on the same host.
-std::unique_ptr<Supervisor> make_plain_supervisor(std::string instance);
+// A session per scope, and cgroup directories where they are writable: below this daemon's own cgroup, or below `delegated`, one
+// that the service manager leaves to us and that lasts longer than we do. `instance` tells this daemon's scopes from another's on
+// the same host.
+std::unique_ptr<Supervisor> make_plain_supervisor(std::string instance, const std::string& delegated = {});
 
 // Who a running process is; nothing when there is no such process.
 std::optional<ProcessIdentity> identify(pid_t pid);

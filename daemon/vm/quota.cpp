@@ -28,7 +28,10 @@ struct Quota::Books {
     std::map<uid_t, Usage> users;
 };
 
-Quota::Quota(QuotaLimits limits) : limits_(limits), books_(std::make_shared<Books>()) {
+Quota::Quota(QuotaLimits limits) : books_(std::make_shared<Books>()) { set_limits(limits); }
+
+void Quota::set_limits(QuotaLimits limits) {
+    limits_ = limits;
     if (limits_.mem_mib == 0) limits_.mem_mib = host_memory_mib() * 4 / 5;
     if (limits_.mem_mib_per_user == 0) limits_.mem_mib_per_user = host_memory_mib() / 2;
 }

@@ -35,6 +35,7 @@ public:
     };
 
     explicit Quota(QuotaLimits limits);
+    void set_limits(QuotaLimits limits);  // for what is asked for from now on
     // All or nothing; Error(quota_exceeded) with the figure and what to do.
     Reservation reserve(uid_t owner, std::int64_t mem_mib);
     // What already runs counts, also beyond a limit that was lowered.

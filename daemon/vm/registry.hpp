@@ -67,6 +67,7 @@ public:
 
     const BootStatistics& statistics() const noexcept { return services_.statistics; }
     const Quota& quota() const noexcept { return quota_; }
+    void set_limits(QuotaLimits limits) { quota_.set_limits(limits); }
     TemplateCache& templates() noexcept { return templates_; }
     SparePool& spares() noexcept { return spares_; }
 

@@ -1,10 +1,10 @@
 #include "daemon/vm/spare_pool.hpp"
 
 #include "common/error.hpp"
+#include "common/log.hpp"
 #include "daemon/vm/template_build.hpp"
 
 #include <algorithm>
-#include <cstdio>
 #include <ctime>
 
 namespace pyro::vm {
@@ -115,7 +115,7 @@ void SparePool::forget(const Guest& guest) {
     try {
         store_.remove_machine(guest.id());
     } catch (const Error& e) {
-        std::fprintf(stderr, "pyrod: the record of a spare VM stays until the next start: %s\n", e.message().c_str());
+        log::say(log::Level::warning, "the record of a spare VM stays until the next start: " + e.message());
     }
 }
 
@@ -132,7 +132,7 @@ io::Task<void> SparePool::keep(std::shared_ptr<Spare> spare, Guest::Launch launc
     } catch (const Cancelled&) {
         stopped = std::current_exception();
     } catch (const Error& e) {
-        std::fprintf(stderr, "pyrod: no spare VM: %s\n", e.message().c_str());
+        log::say(log::Level::warning, "no spare VM: " + e.message());
     }
     if (!spare->guest) co_return;  // somebody's
     std::erase(spares_, spare);

@@ -45,6 +45,7 @@ public:
     void replenish(const SpareRecipe& recipe);
     void remove_unless(const std::function<bool(const std::shared_ptr<const Template>& from)>& keep);
     std::size_t waiting() const noexcept;
+    void set_options(SpareOptions options) noexcept { options_ = options; }  // for those made from now on
     io::Task<void> close();
 
 private:

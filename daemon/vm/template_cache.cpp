@@ -2,13 +2,13 @@
 
 #include "common/crash_point.hpp"
 #include "common/error.hpp"
+#include "common/log.hpp"
 #include "common/sparse_digest.hpp"
 
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdio>
 #include <ctime>
 #include <filesystem>
 
@@ -248,7 +248,7 @@ bool TemplateCache::usable(Entry& entry) {
         if (::stat(entry.ready->disk.c_str(), &info) != 0 || FileStamp::of(info) != entry.ready->disk_stamp) wrong = "its disk was changed or removed";
     }
     if (wrong.empty()) return true;
-    std::fprintf(stderr, "pyrod: template %s is not used: %s\n", entry.key.c_str(), wrong.c_str());
+    log::say(log::Level::warning, "template " + entry.key + " is not used: " + wrong);
     drop(entry);
     return false;
 }
@@ -339,7 +339,7 @@ io::Task<void> TemplateCache::load(EntryPtr entry) {
     } catch (const Cancelled&) {
         stopped = std::current_exception();
     } catch (const Error& e) {
-        std::fprintf(stderr, "pyrod: template %s is thrown away: %s\n", entry->key.c_str(), e.message().c_str());
+        log::say(log::Level::warning, "template " + entry->key + " is thrown away: " + e.message());
         drop(*entry);
     }
     entry->busy = false;
@@ -377,7 +377,7 @@ io::Task<void> TemplateCache::build(EntryPtr entry, TemplateSource source) {
         entry->failure = e;
         entry->not_before = std::chrono::steady_clock::now() + entry->retry;
         entry->retry = std::min<std::chrono::seconds>(entry->retry * 2, longest_retry);
-        std::fprintf(stderr, "pyrod: no template could be made: %s\n", e.message().c_str());
+        log::say(log::Level::warning, "no template could be made: " + e.message());
     }
     if (!entry->ready) remove_directory(fresh);
     entry->busy = false;
@@ -398,7 +398,7 @@ void TemplateCache::drop(Entry& entry) {
 void TemplateCache::discard(const std::string& key, const std::string& why) {
     const auto known = entries_.find(key);
     if (known == entries_.end() || known->second->busy) return;
-    std::fprintf(stderr, "pyrod: template %s is thrown away: %s\n", key.c_str(), why.c_str());
+    log::say(log::Level::warning, "template " + key + " is thrown away: " + why);
     drop(*known->second);
     known->second->not_before = std::chrono::steady_clock::now() + known->second->retry;
     known->second->retry = std::min<std::chrono::seconds>(known->second->retry * 2, longest_retry);

@@ -1,10 +1,10 @@
 #include "daemon/workspace/registry.hpp"
 
 #include "common/error.hpp"
+#include "common/log.hpp"
 #include "daemon/env/files.hpp"
 
 #include <algorithm>
-#include <cstdio>
 #include <ctime>
 
 namespace pyro::workspace {
@@ -148,7 +148,7 @@ io::Task<void> WorkspaceRegistry::remove_quietly(std::shared_ptr<Workspace> work
     try {
         co_await remove(workspace);
     } catch (const Error& e) {
-        std::fprintf(stderr, "pyrod: the record of workspace %s stays: %s\n", workspace->id().c_str(), e.message().c_str());
+        log::say(log::Level::warning, "the record of workspace " + workspace->id() + " stays: " + e.message());
     }
     busy_.erase(workspace->id());
 }

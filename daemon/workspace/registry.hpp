@@ -46,6 +46,8 @@ public:
     io::Task<void> create(std::shared_ptr<Workspace> reserved, const WorkspaceRequest& request, std::shared_ptr<const Seed> seed, std::stop_token stop);
     void give_up(const std::shared_ptr<Workspace>& reserved);
 
+    void set_limit(std::size_t per_user) noexcept { options_.per_user = per_user; }
+
     // By id, name, or a unique beginning of an id; another user's is not found. Error(not_found | invalid_argument).
     std::shared_ptr<Workspace> get(state::Viewer viewer, const std::string& key) const;
     std::vector<std::shared_ptr<Workspace>> list(state::Viewer viewer) const;  // last used first

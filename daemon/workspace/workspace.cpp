@@ -2,12 +2,12 @@
 
 #include "common/crash_point.hpp"
 #include "common/error.hpp"
+#include "common/log.hpp"
 #include "daemon/env/files.hpp"
 #include "daemon/io/either_stop.hpp"
 #include "daemon/workspace/root_image.hpp"
 
 #include <algorithm>
-#include <cstdio>
 #include <ctime>
 
 #include <fcntl.h>
@@ -148,7 +148,7 @@ agent::Resumption Workspace::read_execs() {
         try {
             found.push_back(Exec::open(services_.executor, exec_directory() + "/" + name));
         } catch (const Error& e) {
-            std::fprintf(stderr, "pyrod: a command's record is left out: %s\n", e.message().c_str());
+            log::say(log::Level::warning, "a command's record is left out: " + e.message());
             env::remove_tree(exec_directory() + "/" + name);
         }
     }
