@@ -26,7 +26,7 @@ std::array<int, 3> parse_version(std::string_view text) {
 
 // What a request is about, or an answer to one that made something.
 std::string object_of(const nlohmann::json& fields) {
-    for (const char* name : {"exec_id", "workspace_id", "vm_id", "environment"}) {
+    for (const char* name : {"workspace_id", "vm_id", "exec_id", "environment"}) {
         const auto found = fields.find(name);
         if (found != fields.end() && found->is_string()) return found->get<std::string>().substr(0, 256);
     }
@@ -216,7 +216,7 @@ io::Task<void> Session::serve(std::shared_ptr<Call> call, proto::Request request
         io::Task<nlohmann::json> dispatched = context_.router.dispatch(request.method, request.params, *call);
         request.params = nlohmann::json();
         const nlohmann::json result = co_await std::move(dispatched);
-        if (object.empty()) object = object_of(result);
+        if (std::string made = object_of(result); !made.empty()) object = std::move(made);
         answer = proto::encode_result(call->id(), result);
         outcome = "done";
     } catch (const Cancelled&) {

@@ -30,7 +30,7 @@ class SdHost:
     def __init__(self, *shown):
         self.path = pathlib.Path(tempfile.mkdtemp(prefix="sdhost-", dir="/tmp"))
         self.log = open(self.path / "log", "wb")
-        self.unshare = subprocess.Popen([SCRIPT, self.path.name, self.path, *shown], stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
+        self.unshare = subprocess.Popen([SCRIPT, f"pyro-{os.getpid()}", self.path, *shown], stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
                                         start_new_session=True, preexec_fn=die_with_us)
         try:
             self.pid = self.until(self.find_systemd, "systemd starts")
