@@ -44,7 +44,7 @@ class PackageCase(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls):
-        cls.host = sdhost.SdHost(packages, BUILD / "test-environments/state")
+        cls.host = sdhost.SdHost(packages, BUILD / "test-environments/state", BUILD / "test-environments/registry")
         cls.addClassCleanup(cls.host.close)
         cls.host.run("rm", "-f", "/usr/sbin/policy-rc.d")  # images for containers have one that forbids every start
         cls.host.run("mkdir", "-p", "/etc/pyro", "/var/lib/pyro")
@@ -87,8 +87,8 @@ class PackageCase(unittest.TestCase):
         out = self.host.run("pgrep", "-x", "qemu-system-x86", check=False).stdout.split()
         return {int(pid) for pid in out}
 
-    def workspace(self, user="ann"):
-        made = self.json("workspace", "create", "debian:12", user=user)["workspace_id"]
+    def workspace(self, *options, user="ann"):
+        made = self.json("workspace", "create", *options, "debian:12", user=user)["workspace_id"]
         self.addCleanup(lambda: self.pyro("workspace", "delete", made, user=user, check=False))
         return made
 
@@ -213,14 +213,15 @@ class Installed(PackageCase):
         self.assertEqual((vms_max(), self.show("pyrod.service", "MainPID")), ("7", pid))
 
     def test_a_stopped_daemon_leaves_machines_and_ending_them_leaves_nothing(self):
-        workspace = self.workspace()
+        workspace = self.workspace("--seed-path", "/usr/share/doc/pyro")
         self.pyro("workspace", "exec", workspace, "--", "sh", "-c", "echo mine > /workspace/kept; sync")
         self.systemctl("stop", "pyrod.service")
         self.assertTrue(self.machines())
         self.assertEqual(self.host.run("pgrep", "-x", "pyrod", check=False).stdout, "")
+        self.assertEqual(self.show("pyrod.service", "Result"), "success")
         self.systemctl("stop", "pyro-machines.service")
         self.assertEqual((self.machines(), self.scopes()), (set(), set()))
-        self.pyro("workspace", "exec", workspace, "--", "test", "-e", "/workspace/kept")  # starts all of it again
+        self.pyro("workspace", "exec", workspace, "--", "test", "-e", "/workspace/kept", "-a", "-e", "/workspace/copyright")  # starts all again
 
     def test_an_upgrade_keeps_workspaces_running(self):
         workspace = self.workspace()
@@ -234,7 +235,29 @@ class Installed(PackageCase):
 
 class Workers(PackageCase):
     """What inherits the unit's restrictions beside QEMU."""
-    config = '[guest]\nkernel = "/nonexistent"\n[workers]\nmmdebstrap = "/usr/local/bin/mmdebstrap"\n[environments]\nsources = ["debian-archive"]\n'
+    config = '[guest]\nkernel = "/nonexistent"\n'
+
+    def start_empty(self, more):
+        """With another configuration, and nothing in the cache."""
+        self.systemctl("stop", "pyrod.service")
+        self.host.write("/etc/pyro/pyrod.toml", self.config + more)
+        self.host.run("sh", "-c", "rm -rf /var/lib/pyro/environments /var/lib/pyro/blobs /var/lib/pyro/pyro.db*")
+
+    def test_a_pull_from_a_registry(self):
+        self.host.write("/etc/registry.yml", "version: 0.1\nstorage:\n  filesystem: {rootdirectory: /run/show/registry}\n"
+                        "http:\n  addr: 127.0.0.1:5000\n  secret: test\n")
+        self.host.run("systemd-run", "--unit=registry", "docker-registry", "serve", "/etc/registry.yml")
+        self.addCleanup(self.systemctl, "stop", "registry.service")
+        self.start_empty("")
+        self.pyro("env", "list")
+        # The daemon runs already; a registry may come later.
+        self.host.write("/etc/pyro/pyrod.toml", self.config + '[mirror]\n"docker.io" = "http://127.0.0.1:5000"\n'
+                        '[registry."127.0.0.1:5000"]\nplain_http = true\nallow_private = true\n')
+        self.systemctl("reload", "pyrod.service")
+        self.host.until(lambda: [line for line in self.journal("-u", "pyrod.service") if "holds: mirror.docker.io" in str(line["MESSAGE"])], "it is read")
+        self.pyro("env", "pull", "debian:12")
+        found = self.json("env", "inspect", "debian:12")["environment"]
+        self.assertEqual((found["state"], found["source"]), ("installed", "registry"))
 
     def test_a_sandbox_on_the_host(self):
         done = self.pyro("run", "--allow-host-compat", "debian:12", "--", "sh", "-c", "cat /etc/debian_version; id -un; ls /proc | grep -c '^[0-9]'", check=False)
@@ -247,10 +270,9 @@ class Workers(PackageCase):
                         "test -e /tmp/root/proc/self/status\numount /tmp/root/proc\ncp /bin/busybox /tmp/root/bin/busybox\nln -s busybox /tmp/root/bin/sh\n"
                         "chmod 4755 /tmp/root/bin/busybox\nchown 5:5 /tmp/root/bin/sh -h\ntar -C /tmp/root -c .\n")
         self.host.run("chmod", "755", "/usr/local/bin/mmdebstrap")
-        self.host.run("systemctl", "stop", "pyrod.service")
-        self.host.run("sh", "-c", "rm -r /var/lib/pyro/environments /var/lib/pyro/pyro.db*")
-        done = self.pyro("env", "pull", "debian:12", check=False)
-        self.assertEqual(done.returncode, 0, done.stderr)
+        self.start_empty('[workers]\nmmdebstrap = "/usr/local/bin/mmdebstrap"\n[environments]\nsources = ["debian-archive"]\n')
+        self.pyro("env", "pull", "debian:12")
+        self.assertEqual(self.json("env", "inspect", "debian:12")["environment"]["source"], "debian-archive")
 
 
 class Removed(PackageCase):
