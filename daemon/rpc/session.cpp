@@ -235,10 +235,11 @@ io::Task<void> Session::serve(std::shared_ptr<Call> call, proto::Request request
         failure = e.what();
         answer = proto::encode_error(call->id(), Error(ErrorCode::internal, "the daemon failed in " + request.method, "its log says more"));
     }
-    if (!failure.empty() || !context_.router.only_reads(request.method)) record(request.method, object, std::string(outcome), failure);
     call->end();
     share_->request_bytes -= bytes;
     co_await deliver(std::move(answer));
+    // Behind the answer: the journal's work is nobody's to wait for.
+    if (!failure.empty() || !context_.router.only_reads(request.method)) record(request.method, object, std::string(outcome), failure);
     calls_.erase(call->id());
 }
 
