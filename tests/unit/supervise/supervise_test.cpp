@@ -55,6 +55,16 @@ TEST_CASE("a program runs with exactly its arguments, environment, directory and
     });
 }
 
+TEST_CASE("a delegated cgroup that is not there is said, instead of going without limits") {
+    std::string message;
+    try {
+        supervise::make_plain_supervisor(instance, "/pyro.slice/not-there.service");
+    } catch (const Error& e) {
+        message = e.message();
+    }
+    REQUIRE(message == "there is no cgroup /pyro.slice/not-there.service");
+}
+
 TEST_CASE("descriptors may swap numbers") {
     run_coro([]() -> io::Task<void> {
         auto supervisor = supervise::make_plain_supervisor(instance);
