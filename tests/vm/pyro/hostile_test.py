@@ -592,7 +592,7 @@ class Sandbox(HostileCase):
         def grow():  # from outside, where the tree's user is at home: ever deeper, ever wider, until it is taken from him. Bounded: it is the host's disk
             os.chdir(tree)
             os.write(write, b".")
-            for n in range(20_000):
+            for n in range(2_000):
                 try:
                     open(f"f{n % 7}", "w").close()
                     os.mkdir("d")
@@ -740,10 +740,10 @@ class Start(unittest.TestCase):
 
         def deepen():
             os.chdir(tree)
-            for _ in range(3000):
-                os.mkdir("d")
+            for _ in range(1100):  # more than descriptors, and longer than a path may be; not more, the daemon's patience is 10 s and disks are slow
+                os.mkdir("deeper")
                 os.symlink("/etc", "l")
-                os.chdir("d")
+                os.chdir("deeper")
         self.assertNotIn("error", in_child(MALLORY, deepen))
         mounted = site.state / "compat" / "0123456789ac" / "mounted"
         mounted.mkdir(parents=True)
